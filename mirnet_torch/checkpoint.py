@@ -1,0 +1,243 @@
+"""Weights in and out: own `.safetensors`, training checkpoints, and published-format checkpoints found in the wild.
+
+Loading never executes what a file says: pickles are read with `weights_only=True`. Every row is compared with the
+network before a tensor is kept; what does not fit is one error that names the rows. Rows that share storage (see
+`alias_rows`) are stored once in `.safetensors` and may come as equal copies in a pickle.
+"""
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, Mapping
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from mirnet_torch.cli import UserError, atomic_path
+from mirnet_torch.model import PRESETS, MIRNet, MIRNetConfig
+
+WEIGHTS = Path(__file__).parent / "weights"  # weights that ship with the package: {preset}.safetensors
+FORMAT = "mirnet_torch"  # the metadata key of this project's .safetensors
+PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
+
+
+class CheckpointError(UserError):
+    """A file cannot be used as weights; the message names the file and the rows or the cause."""
+
+
+def load_model(path_or_preset: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> MIRNet:
+    """Load a network with its weights, ready to use (eval mode, float32).
+
+    Args:
+        path_or_preset: the name of a preset whose weights ship with the package ("mcu"), or a file: this project's
+            `.safetensors` or training checkpoint (of that the averaged weights), or a published-format checkpoint
+            (a state dict or {"state_dict": ...}, with or without `module.` prefixes). Where the file holds no
+            configuration, it is inferred from the shapes.
+        device: where the network goes.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, no checkpoint or wants to run code; rows are missing,
+            unexpected, of wrong shape, not finite, or disagree although the network shares them.
+    """
+    path = _find(path_or_preset)
+    config, rows, stored_once = _read(path)
+    with torch.device("meta"):  # costs no memory, so that a lying file cannot ask for much
+        shared_first = alias_rows(MIRNet(config))
+        shapes = {name: tuple(row.shape) for name, row in MIRNet(config).state_dict().items()}
+    if stored_once:
+        rows = {name: rows[source] for name, source in shared_first.items() if source in rows} | rows
+    _check_rows(path, rows, shapes, shared_first)
+    model = MIRNet(config)
+    model.load_state_dict(rows)
+    return model.to(device).eval()
+
+
+def save_model(model: MIRNet, path: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None) -> None:
+    """Write weights and configuration as one `.safetensors` file, whole or not at all.
+
+    The bytes depend only on the weights, the configuration and the notes.
+
+    Args:
+        model: the network to save.
+        path: the file to write, ending in `.safetensors`; an existing one is replaced.
+        notes: JSON values to keep beside the configuration (data, command, scores); `load_notes` reads them.
+
+    Raises:
+        UserError: the path does not end in `.safetensors`, or its folder does not exist or cannot be written.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise UserError(f"cannot save to {path}: the name must end in .safetensors")
+    rows = model.state_dict()
+    kept = {first: rows[first].detach().cpu().contiguous() for first in dict.fromkeys(alias_rows(model).values())}
+    header = {"config": model.config.to_dict(), "notes": dict(notes or {})}
+    with atomic_path(path) as temporary:  # one key of metadata: safetensors keeps no order among several
+        safetensors.torch.save_file(kept, temporary, {FORMAT: json.dumps(header, sort_keys=True)})
+
+
+def load_notes(path_or_preset: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the notes that `save_model` stored in a `.safetensors` file.
+
+    Raises:
+        CheckpointError: the file is missing or not one of this project's.
+    """
+    path = _find(path_or_preset)
+    return _header(path, _read_metadata(path) or {})["notes"]
+
+
+def alias_rows(model: nn.Module) -> dict[str, str]:
+    """Map every row of the state dict to the first row that has the same storage (mostly itself)."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(row), name) for name, row in model.state_dict(keep_vars=True).items()}
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Read a file of `torch.save` onto the CPU without executing anything in it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = _find(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of formats that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and _is_whole_pickle(path):
+            raise CheckpointError(f"{path} holds more than weights and was not executed: load it where you trust it "
+                                  "and save its state_dict alone") from error
+        raise CheckpointError(f"{path} is no checkpoint, or damaged: fetch it again") from error
+    except OSError:
+        raise
+    except Exception as error:  # damaged archives fail in many ways: zip, struct, unicode, key and runtime errors
+        raise CheckpointError(f"{path} is no checkpoint, or damaged: fetch it again "
+                              f"({type(error).__name__})") from error
+
+
+def _find(path_or_preset: str | os.PathLike[str]) -> Path:
+    if path_or_preset in PRESETS:
+        path = WEIGHTS / f"{path_or_preset}.safetensors"
+        if not path.is_file():
+            raise CheckpointError(f"no trained weights ship for the preset {path_or_preset!r}: give a checkpoint, or "
+                                  f"build it untrained with MIRNet(MIRNetConfig.preset({path_or_preset!r}))")
+        return path
+    path = Path(path_or_preset)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name the checkpoint in it")
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: give a checkpoint file or a preset ({', '.join(PRESETS)})")
+    return path
+
+
+def _is_whole_pickle(path: Path) -> bool:
+    """Tell a complete pickle, which was refused for its content, from a damaged file."""
+    with open(path, "rb") as file:
+        if zipfile.is_zipfile(file):
+            return True
+        file.seek(0)
+        start = file.read(2)
+        file.seek(-1, os.SEEK_END)
+        return start[:1] == b"\x80" and start[1] <= pickle.HIGHEST_PROTOCOL and file.read(1) == pickle.STOP
+
+
+def _read(path: Path) -> tuple[MIRNetConfig, dict[str, Tensor], bool]:
+    """Return a file's configuration, its rows, and whether shared rows are stored once."""
+    metadata = _read_metadata(path)
+    if metadata is None:
+        content = read_pickle(path)
+    else:
+        content = safetensors.torch.load_file(path)
+        if FORMAT in metadata:
+            return _config(path, _header(path, metadata)["config"]), content, True
+        for name, kept in metadata.items():  # safetensors.torch.save_model notes which shared rows it left out
+            if kept in content:
+                content.setdefault(name, content[kept])
+    fields = content.get("config") if isinstance(content, dict) else None
+    for key in ("ema", "model", "state_dict", "params"):  # of a training checkpoint the averaged weights come first
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path} holds no state dict: expected rows such as conv_in.weight")
+    rows = {}
+    for name, row in content.items():
+        if not isinstance(name, str) or not isinstance(row, Tensor):
+            raise CheckpointError(f"{path} holds no state dict: {name!r} is no tensor")
+        while name.startswith(PREFIXES):
+            name = name.split(".", 1)[1]
+        rows[name] = row
+    return _config(path, fields) if fields is not None else _infer_config(path, rows), rows, False
+
+
+def _read_metadata(path: Path) -> dict[str, str] | None:
+    """Return the metadata of a `.safetensors` file, told by its content; None for any other kind of file."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[8:] != b"{" or start[:2] == b"PK":
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as opened:
+            return opened.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is a damaged .safetensors file: fetch it again ({error})") from error
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return {"config": ..., "notes": ...} of this project's `.safetensors`."""
+    try:
+        header = json.loads(metadata[FORMAT])
+        return {"config": dict(header["config"]), "notes": dict(header["notes"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has no readable configuration of this project ({error!r})") from error
+
+
+def _config(path: Path, fields: Any) -> MIRNetConfig:
+    try:
+        return MIRNetConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a configuration this version cannot build: {error}") from error
+
+
+def _infer_config(path: Path, rows: Mapping[str, Tensor]) -> MIRNetConfig:
+    """Read the published constructor arguments off the names and shapes of the rows."""
+    def count(pattern: str) -> int:
+        return 1 + max((int(match[1]) for name in rows if (match := re.match(pattern, name))), default=-1)
+
+    first = rows.get("conv_in.weight")
+    if first is None or first.ndim != 4:
+        shown = ", ".join(list(rows)[:3])
+        raise CheckpointError(f"{path} is of another network: no row conv_in.weight of rank 4 (it has {shown}, ...)")
+    return _config(path, {
+        "in_channels": first.shape[1], "out_channels": first.shape[1], "n_feat": first.shape[0],
+        "kernel_size": first.shape[2], "bias": "conv_in.bias" in rows, "n_RRG": count(r"body\.(\d+)\."),
+        "n_MSRB": count(r"body\.0\.body\.(\d+)\.blocks\."), "height": count(r"body\.0\.body\.0\.blocks\.(\d+)\."),
+        "width": count(r"body\.0\.body\.0\.blocks\.0\.(\d+)\.")})
+
+
+def _check_rows(path: Path, rows: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
+                shared_first: Mapping[str, str]) -> None:
+    """Raise a CheckpointError unless the rows are exactly those the network has and agree with its sharing."""
+    faults = {
+        "missing": [name for name in shapes if name not in rows],
+        "unexpected": [name for name in rows if name not in shapes],
+        "of wrong shape": [f"{name} {tuple(rows[name].shape)} instead of {shape}" for name, shape in shapes.items()
+                           if name in rows and tuple(rows[name].shape) != shape],
+        "not floating point": [name for name, row in rows.items() if not row.is_floating_point()],
+    }
+    if not any(faults.values()):
+        faults = {
+            "not finite (NaN or infinity)": [name for name, row in rows.items() if not row.isfinite().all()],
+            "different although the network shares them": [
+                f"{name} and {first}" for name, first in shared_first.items()
+                if name != first and not torch.equal(rows[name], rows[first])],
+        }
+    for fault, names in faults.items():
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise CheckpointError(f"{path}: {len(names)} rows are {fault}: {', '.join(names[:4])}{more}")

@@ -1,0 +1,118 @@
+"""What all commands share: errors in one line, files that are whole or absent, progress bars, the choice of device."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import torch
+from tqdm import tqdm
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is one line that names the thing and the mend."""
+
+
+def run_command(main: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status, any expected failure as one line on standard error.
+
+    The status is that of `main` (None is 0), 2 for a `UserError` or an operating system's error, 130 after Ctrl-C.
+    """
+    try:
+        return main() or 0
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, which is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        mend = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
+        message = f"{error.filename or 'output'}: {error.strerror or error}{mend}"
+    except (MemoryError, torch.OutOfMemoryError):
+        message = "out of memory; use a smaller batch, smaller patches or --tile"
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it at the end, or is removed after any exception.
+
+    The temporary name keeps the suffix, since many writers choose their format by it. What is at `path` is never seen
+    half written, not after a crash or a full disk either: the data reach the disk before the name does.
+
+    Raises:
+        UserError: the folder of `path` does not exist or cannot be written.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp is private; the result shall be as other files are
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder with its parents, if need be, and return it.
+
+    Raises:
+        UserError: it cannot be created or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the folder {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"cannot write into the folder {path}: give another one")
+    return path
+
+
+def progress(items: Any = None, **options: Any) -> tqdm:
+    """Return a tqdm progress bar that is silent where standard error is no terminal."""
+    return tqdm(items, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that exists.
+
+    Raises:
+        UserError: the name is no device's, or this machine has none such.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"no device {name!r} here; use --device cpu or auto") from error
+    return device
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device` to a command's options; its value goes to `pick_device`."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps, or auto: the first of cuda, mps, cpu "
+                                                         "that is there (default: %(default)s)")

@@ -1,0 +1,329 @@
+"""Brighten photographs: `enhance(model, image)` and the command
+
+    python -m mirnet_torch.enhance PHOTO FOLDER ... --out DIR [--checkpoint C] [--compare] [--tile N --overlap M]
+
+Files keep their names; of a folder everything below it is taken and its subfolders are kept. The result is 8-bit, in
+the format of the input, upright, with the input's alpha, ICC profile and EXIF (less orientation and thumbnail); grey
+stays grey. CMYK becomes RGB; of an animation the first frame is taken.
+
+Tiling departs from the network: both attentions and SKFF average over all they see, with tiles over a tile. So a tiled
+result differs from a whole one, most where brightness varies from tile to tile; the feathered overlap hides the seams.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable, Sequence, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mirnet_torch.checkpoint import load_model
+from mirnet_torch.cli import UserError, add_device_option, make_folder, pick_device, progress, run_command
+from mirnet_torch.images import SUFFIXES, is_grey, open_image, side_by_side, to_grey, to_rgb, write_image
+from mirnet_torch.model import MIRNet, MIRNetConfig
+
+ImageType = TypeVar("ImageType", np.ndarray, Tensor)
+OVERLAP = 32
+MEMORY = 2 * 2 ** 30  # bytes that the network may take for one tile where the user does not say --tile
+
+
+def enhance(model: MIRNet, image: ImageType, *, tile: int | None = None, overlap: int = OVERLAP,
+            show_progress: bool = False) -> ImageType:
+    """Restore an image, whole or in tiles; the result has the type, shape and place of the input.
+
+    Args:
+        model: a network; its device does the work, one tile at a time.
+        image: a uint8 array (H, W, 3) or grey (H, W), or a floating-point tensor (C, H, W) or (B, C, H, W) in [0, 1],
+            C as the network has. An RGB network takes a grey array as RGB and the luma of its output is returned.
+        tile: side of the square tiles in pixels, rounded down to what the network pads to; 0: the image is not cut;
+            None: it is cut only if the network would take more than about 2 GB for it, see `default_tile`.
+        overlap: how many pixels neighbouring tiles share at least; there one fades into the other.
+        show_progress: show a bar over the tiles.
+
+    Returns:
+        The restored image, clamped to [0, 1] and for uint8 rounded to the nearest level.
+
+    Raises:
+        ValueError: image, tile or overlap are not as described.
+        FloatingPointError: the network's output is not finite.
+    """
+    channels = model.config.in_channels
+    if isinstance(image, Tensor):
+        if not image.is_floating_point() or image.ndim not in (3, 4) or image.shape[-3] != channels or 0 in image.shape:
+            raise ValueError(f"enhance takes a floating-point tensor ({channels}, H, W) or (B, {channels}, H, W) in "
+                             f"[0, 1], not {image.dtype} {tuple(image.shape)}")
+        batch = image if image.ndim == 4 else image[None]
+        return _restore(model, batch, tile, overlap, show_progress).to(image.dtype).reshape(image.shape)
+    grey = image.ndim == 2
+    if image.dtype != np.uint8 or not grey and image.shape[2:] != (3,) or image.size == 0:
+        raise ValueError(f"enhance takes a uint8 array (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
+    if channels not in (1, 3) or channels == 1 and not grey:
+        raise ValueError(f"a network of {channels} channels cannot take an array of shape {image.shape}")
+    pixels = torch.from_numpy(np.array(image[..., None] if grey else image)).permute(2, 0, 1)[None]
+    restored = _restore(model, pixels.expand(-1, channels, -1, -1), tile, overlap, show_progress)
+    levels = restored[0].mul_(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    if grey:
+        return levels[..., 0] if channels == 1 else to_grey(Image.fromarray(levels))
+    return levels
+
+
+def default_tile(config: MIRNetConfig, shape: Sequence[int]) -> int:
+    """Return the side of the tiles that bound the network's memory to about 2 GB, or 0 if (B, C, H, W) need no cutting.
+
+    Measured on the CPU, a network holds up to 20 maps of n_feat channels and 5 images in float32 at a time.
+    """
+    batch, channels, height, width = shape
+    bytes_per_pixel = 4 * batch * (20 * config.n_feat / config.shuffle ** 2 + 5 * channels)
+    if height * width * bytes_per_pixel <= MEMORY:
+        return 0
+    side = int((MEMORY / bytes_per_pixel) ** 0.5)
+    return max(side // 64 * 64, 2 * config.multiple)
+
+
+@torch.no_grad()
+def _restore(model: MIRNet, batch: Tensor, tile: int | None, overlap: int, show_progress: bool) -> Tensor:
+    """Return the restored batch (B, C, H, W), clamped, in float32 or more, as a new tensor where `batch` is."""
+    height, width = batch.shape[-2:]
+    multiple = model.config.multiple
+    if tile is None:
+        tile = default_tile(model.config, batch.shape)
+    if tile:
+        tile = tile // multiple * multiple
+        if tile < 2 * multiple:
+            raise ValueError(f"tile must be 0 or at least {2 * multiple} pixels for this network")
+        if not 0 <= overlap <= tile // 2:
+            raise ValueError(f"overlap must be from 0 to half of tile ({tile // 2}), not {overlap}")
+    if not tile or tile >= max(height, width):
+        return _checked(_run(model, batch)).clamp_(0, 1)
+    restored = torch.zeros(batch.shape, dtype=_wide(batch), device=batch.device)
+    columns = _windows(width, tile, overlap, multiple)
+    places = [(row, column) for row in _windows(height, tile, overlap, multiple) for column in columns]
+    for (y, weight_y), (x, weight_x) in progress(places, desc="tiles", leave=False) if show_progress else places:
+        part = _checked(_run(model, batch[..., y, x]))
+        weight = (weight_y[:, None] * weight_x).to(restored)
+        restored[..., y, x] += part.clamp_(0, 1) * weight
+    return restored.clamp_(0, 1)
+
+
+def _run(model: MIRNet, batch: Tensor) -> Tensor:
+    """Run the network where it is and as precise as it is; the result comes back to where `batch` is."""
+    parameter = next(model.parameters())
+    values = batch.to(parameter.device, parameter.dtype)
+    result = model(values / 255 if batch.dtype == torch.uint8 else values)
+    return result.to(batch.device, _wide(batch))
+
+
+def _wide(batch: Tensor) -> torch.dtype:
+    return torch.float64 if batch.dtype == torch.float64 else torch.float32
+
+
+def _checked(result: Tensor) -> Tensor:
+    if not result.isfinite().all():
+        raise FloatingPointError("the network's output is not finite: its weights do not suit this image")
+    return result
+
+
+def _windows(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[slice, Tensor]]:
+    """Cover 0 .. length with overlapping windows; return each with its weights, which sum to 1 at every position.
+
+    Windows start at multiples of `multiple`, where the whole image has its coarse pixels too. Weights rise and fall
+    linearly over `overlap` positions at an edge inside the image.
+    """
+    last = max(-(-(length - tile) // multiple) * multiple, 0)
+    starts = [*range(0, last, (tile - overlap) // multiple * multiple), last]
+    total = torch.zeros(length, dtype=torch.float64)
+    windows = []
+    for start in starts:
+        stop = min(start + tile, length)
+        position = torch.arange(start, stop, dtype=torch.float64) + 0.5
+        weight = torch.ones_like(position)
+        if start > 0:
+            weight = weight.minimum((position - start) / max(overlap, 1))
+        if stop < length:
+            weight = weight.minimum((stop - position) / max(overlap, 1))
+        total[start:stop] += weight
+        windows.append((slice(start, stop), weight))
+    return [(window, weight / total[window]) for window, weight in windows]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to enhance: where it is, and where results go."""
+
+    source: Path
+    target: Path
+    compare: Path | None
+
+
+def enhance_file(model: MIRNet, job: Job, *, tile: int | None, overlap: int, show_progress: bool = False) -> None:
+    """Enhance one image file into another, and write the comparison if the job names one.
+
+    Raises:
+        UserError: the image cannot be read, does not suit the network, or the result cannot be written.
+        OSError: the disk fails or is full.
+    """
+    image = open_image(job.source)
+    if model.config.in_channels == 1 and not is_grey(image):
+        raise UserError(f"{job.source} is a colour image and the network takes grey ones: convert it first")
+    before = to_grey(image) if is_grey(image) else to_rgb(image)
+    try:
+        after = enhance(model, before, tile=tile, overlap=overlap, show_progress=show_progress)
+    except (ValueError, FloatingPointError) as error:
+        raise UserError(f"{job.source}: {error}") from None
+    picture = Image.fromarray(after)
+    if image.has_transparency_data and not image.mode.startswith("I"):
+        picture.putalpha(image.convert("RGBA").getchannel("A"))
+    write_image(picture, job.target, **_metadata(image, picture))
+    if job.compare:
+        pair = [to_rgb(Image.fromarray(pixels)) for pixels in (before, after)]
+        write_image(side_by_side(pair), job.compare)
+
+
+def _metadata(image: Image.Image, picture: Image.Image) -> dict[str, bytes]:
+    """Return the options of Pillow's `save` that carry the ICC profile, if it fits the colours, and EXIF over."""
+    kept = {}
+    profile = image.info.get("icc_profile") or b""
+    if profile[16:20] == (b"GRAY" if is_grey(picture) else b"RGB "):
+        kept["icc_profile"] = profile
+    try:
+        exif = image.getexif()
+        if len(exif):
+            kept["exif"] = exif.tobytes()  # built anew from the tags, so without the thumbnail
+    except Exception:  # damaged EXIF fails in many ways; the picture matters more
+        pass
+    return kept
+
+
+def find_jobs(inputs: Iterable[str | os.PathLike[str]], out: Path, *,
+              compare: bool) -> tuple[list[Job], list[str]]:
+    """Return what to enhance into the folder `out`, and one message for each input without an image.
+
+    Raises:
+        UserError: two results would have one name, or a result would replace an input.
+    """
+    jobs, faults = [], []
+    for given in map(Path, inputs):
+        found = [(given, Path(given.name))]
+        if given.is_dir():
+            found = [(path, path.relative_to(given)) for path in _images_below(given, out)]
+            if not found:
+                faults.append(f"{given} is a folder without images (looked for {', '.join(SUFFIXES)})")
+        for source, name in found:
+            shown = out / name.with_name(f"{name.stem}_compare{name.suffix}") if compare else None
+            jobs.append(Job(source, out / name, shown))
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        for target in filter(None, (job.target, job.compare)):
+            if target in taken:
+                raise UserError(f"{taken[target]} and {job.source} would both be written to {target}: "
+                                "enhance them into different folders")
+            taken[target] = job.source
+    sources = {job.source.resolve(): job.source for job in jobs}
+    for target in taken:
+        if target.resolve() in sources:
+            raise UserError(f"the result would replace the input {sources[target.resolve()]}: give another --out")
+    return jobs, faults
+
+
+def _images_below(folder: Path, out: Path) -> list[Path]:
+    """List the images below a folder, sorted, without hidden ones and without earlier results in `out` inside it."""
+    found = []
+    for parent, subfolders, files in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders
+                               if not name.startswith(".") and (Path(parent) / name).resolve() != out.resolve())
+        found += [Path(parent) / name for name in sorted(files)
+                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    return found
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mirnet_torch.enhance", description="Brighten photographs with a MIRNet.",
+        epilog="Exit status: 0 if every image was enhanced, 2 if not; the images that were not are named.")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, or a folder of images and subfolders "
+                                                                   f"({', '.join(SUFFIXES)})")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR",
+                        help="folder for the results, made if need be")
+    parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
+                                                            "package (default: %(default)s)")
+    parser.add_argument("--compare", action="store_true", help="also write NAME_compare: before and after side by side")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    add_tile_options(parser)
+    add_device_option(parser)
+    options = parser.parse_args(arguments)
+    check_tile_options(parser, options)
+    return options
+
+
+def add_tile_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--tile` and `--overlap` to a command's options; check them with `check_tile_options`."""
+    parser.add_argument("--tile", type=int, metavar="N",
+                        help="cut images into tiles of N pixels a side to bound memory; 0 never cuts. By default an "
+                             "image is cut only if the network would take more than about 2 GB for it: with the "
+                             "published network from 640x640 on, with a microcontroller's from 15 megapixels on. A "
+                             "tile knows nothing of the picture around it, so larger tiles are better")
+    parser.add_argument("--overlap", type=int, default=OVERLAP, metavar="M",
+                        help="pixels over which neighbouring tiles fade into each other (default: %(default)s)")
+
+
+def check_tile_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with the parser's error unless `--tile` and `--overlap` go together."""
+    if options.tile is not None and options.tile < 0:
+        parser.error(f"argument --tile: must be 0 or more, not {options.tile}")
+    if options.overlap < 0 or options.tile and options.overlap > options.tile // 2:
+        limit = f"from 0 to half of --tile ({options.tile // 2})" if options.tile else "0 or more"
+        parser.error(f"argument --overlap: must be {limit}, not {options.overlap}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with its arguments (default: those of the process).
+
+    Raises:
+        UserError: some images could not be enhanced (the others were), or nothing could be done.
+    """
+    options = _arguments(arguments)
+    device = pick_device(options.device)
+    jobs, faults = find_jobs(options.inputs, options.out, compare=options.compare)
+    if jobs:
+        model = load_model(options.checkpoint, device=device)
+        make_folder(options.out)
+    asked = len(jobs) + len(faults)
+    if asked > 1:
+        for fault in faults:
+            _report(fault)
+    with progress(jobs, desc="images", unit="image") as bar:
+        for job in bar:
+            try:
+                if not options.overwrite:
+                    _refuse_existing(job)
+                make_folder(job.target.parent)
+                enhance_file(model, job, tile=options.tile, overlap=options.overlap, show_progress=True)
+            except UserError as error:
+                faults.append(str(error))
+                if asked > 1:
+                    _report(faults[-1])
+    if faults:
+        raise UserError(faults[0] if asked == 1 else f"{len(faults)} of {asked} inputs were not enhanced, for the "
+                                                     "reasons above")
+    print(f"{asked} enhanced into {options.out}")
+
+
+def _report(fault: str) -> None:
+    tqdm.write(f"not enhanced: {fault}", file=sys.stderr)
+
+
+def _refuse_existing(job: Job) -> None:
+    for target in filter(None, (job.target, job.compare)):
+        if target.exists():
+            raise UserError(f"{target} exists: give --overwrite to replace it, or another --out")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

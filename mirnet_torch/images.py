@@ -1,0 +1,132 @@
+"""Images between files, numpy and torch.
+
+On disk and in numpy 8-bit RGB (H, W, 3), in torch float RGB in [0, 1], (3, H, W). Files are read with Pillow, of which
+only the formats of photographs are let in: PNG, JPEG, WebP, BMP.
+"""
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from mirnet_torch.cli import UserError, atomic_path
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_LOSSY = {"quality": 95}
+_OPTIONS = {".jpg": _LOSSY | {"subsampling": 0}, ".jpeg": _LOSSY | {"subsampling": 0}, ".webp": _LOSSY}
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Open and decode an image file, turned upright as its EXIF orientation says; any Pillow mode.
+
+    Raises:
+        UserError: the file is missing, no image, truncated, or too large to be a photograph.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures and of odd metadata; what matters is raised
+            with Image.open(path, formats=FORMATS) as image:
+                image.load()
+                return _upright(image)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot read {path} as an image: {error.strerror}") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is no image that can be read (readable: {', '.join(SUFFIXES)})") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} has more pixels than a photograph: refused") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # of Pillow's decoders
+        raise UserError(f"{path} is a damaged image: {error}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF fails in many ways and is no reason to refuse a whole picture
+        return image.copy()
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Tell whether an image has no colour channels (1, 8 or 16 bits, with or without alpha)."""
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+
+
+def to_grey(image: Image.Image) -> np.ndarray:
+    """Return an image's luma as uint8 (H, W); alpha is dropped, 16 bits are scaled to 8."""
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return ((deep + 128) // 257).astype(np.uint8)
+    return np.array(image.convert("L"))
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Return an image's colours as uint8 (H, W, 3); alpha is dropped, 16 bits are scaled to 8."""
+    if is_grey(image):
+        return np.repeat(to_grey(image)[..., None], 3, axis=2)
+    if image.mode == "P":
+        image = image.convert("RGBA")  # Pillow wants this detour for palettes with transparency
+    return np.array(image.convert("RGB"))
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as upright RGB, uint8 (H, W, 3). Raises what `open_image` raises."""
+    return to_rgb(open_image(path))
+
+
+def write_image(image: np.ndarray | Image.Image, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write uint8 (H, W, 3) or a Pillow image to a file, whole or not at all.
+
+    `options` go to Pillow's `save`; without any word on it JPEG and WebP have quality 95.
+
+    Raises:
+        UserError: the folder cannot be written, or the format (by the suffix) is unknown or cannot hold the image.
+        OSError: the disk fails or is full.
+    """
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    suffix = Path(path).suffix
+    with atomic_path(path) as temporary:
+        try:
+            picture.save(temporary, **_OPTIONS.get(suffix.lower(), {}) | options)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"cannot write {path} as {suffix or 'an image'}: {error}") from None
+        except OSError as error:
+            if error.errno is not None:  # the disk's fault, not the format's
+                raise
+            raise UserError(f"cannot write {path}: {error}") from None
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """Turn uint8 (H, W, 3) into float32 (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """Turn (3, H, W) in [0, 1] into uint8 (H, W, 3), clipped and rounded to the nearest; 1 channel becomes grey RGB."""
+    levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return levels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+
+def camera_size(image: np.ndarray, size: tuple[int, int] = (160, 120)) -> np.ndarray:
+    """Crop the centre of uint8 (H, W, 3) to the aspect of `size` (width, height) and box-filter it to that size."""
+    width, height = size
+    rows, columns = image.shape[:2]
+    crop_w = max(min(columns, round(rows * width / height)), 1)
+    crop_h = max(min(rows, round(columns * height / width)), 1)
+    left, top = (columns - crop_w) // 2, (rows - crop_h) // 2
+    box = (left, top, left + crop_w, top + crop_h)
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX, box=box))
+
+
+def side_by_side(images: Sequence[np.ndarray], *, gap: int = 4) -> np.ndarray:
+    """Put uint8 (H, W, 3) images of one height into one row, with `gap` white columns between them."""
+    white = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
+    return np.concatenate([part for image in images for part in (white, image)][1:], axis=1)

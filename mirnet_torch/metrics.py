@@ -1,0 +1,73 @@
+"""PSNR and SSIM in one protocol: on 8-bit RGB, per image, no ground-truth-mean correction.
+
+PSNR is the mean over the images of the per-image value (not of a pooled error); SSIM is that of Wang et al., "Image
+Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004: Gaussian window of 11 pixels,
+sigma 1.5. Both are scikit-image's, which comes with the extra `[train]`.
+"""
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Iterable
+
+import numpy as np
+
+from mirnet_torch.cli import UserError
+
+SSIM_WINDOW = 11
+PROTOCOL = (
+    "8-bit RGB, no ground-truth-mean correction. PSNR: per image over all pixels and channels, then the mean over the "
+    "images; identical images have infinite PSNR and are left out of that mean. SSIM: Wang et al. 2004, Gaussian "
+    "window 11x11, sigma 1.5, data range 255, population covariance, mean over the channels; images with a side under "
+    "11 pixels have none and are left out of its mean.")
+
+
+def psnr(output: np.ndarray, truth: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 (H, W, 3) images in dB; infinity for equal ones.
+
+    Raises:
+        ValueError: they are not two uint8 images of one shape.
+        UserError: scikit-image is not installed.
+    """
+    _check(output, truth)
+    with np.errstate(divide="ignore"):
+        return float(_scikit_image_metrics().peak_signal_noise_ratio(truth, output, data_range=255))
+
+
+def ssim(output: np.ndarray, truth: np.ndarray) -> float:
+    """Return the structural similarity of two uint8 (H, W, 3) images, at most 1; NaN if a side is under 11 pixels.
+
+    Raises:
+        ValueError: they are not two uint8 images of one shape.
+        UserError: scikit-image is not installed.
+    """
+    _check(output, truth)
+    if min(output.shape[:2]) < SSIM_WINDOW:
+        return math.nan
+    return float(_scikit_image_metrics().structural_similarity(
+        truth, output, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2))
+
+
+def mean_score(scores: Iterable[float]) -> float:
+    """Return the mean over the finite scores; without any, infinity if an image pair was identical, else NaN."""
+    values = list(scores)
+    finite = [value for value in values if math.isfinite(value)]
+    if finite:
+        return math.fsum(finite) / len(finite)
+    return math.inf if math.inf in values else math.nan
+
+
+def _check(output: np.ndarray, truth: np.ndarray) -> None:
+    for image in (output, truth):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(f"metrics take uint8 images (H, W, 3), not {image.dtype} {image.shape}")
+    if output.shape != truth.shape:
+        raise ValueError(f"metrics take two images of one shape, not {output.shape} and {truth.shape}")
+
+
+def _scikit_image_metrics() -> ModuleType:
+    try:
+        import skimage.metrics
+    except ImportError:
+        raise UserError('measuring needs scikit-image: pip install "mirnet-torch[train]"') from None
+    return skimage.metrics
