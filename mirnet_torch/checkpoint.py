@@ -48,6 +48,9 @@ def load_model(path_or_preset: str | os.PathLike[str], *, device: str | torch.de
     """
     path = _find(path_or_preset)
     config, rows, stored_once = _read(path)
+    streams = config.n_RRG * config.n_MSRB * config.height
+    if streams > len(rows):  # even without memory, building what a lying file names would take minutes
+        raise CheckpointError(f"{path}: {len(rows)} rows are too few for the {streams} streams of its configuration")
     with torch.device("meta"):  # costs no memory, so that a lying file cannot ask for much
         shared_first = alias_rows(MIRNet(config))
         shapes = {name: tuple(row.shape) for name, row in MIRNet(config).state_dict().items()}
@@ -229,6 +232,7 @@ def _check_rows(path: Path, rows: Mapping[str, Tensor], shapes: Mapping[str, tup
         "of wrong shape": [f"{name} {tuple(rows[name].shape)} instead of {shape}" for name, shape in shapes.items()
                            if name in rows and tuple(rows[name].shape) != shape],
         "not floating point": [name for name, row in rows.items() if not row.is_floating_point()],
+        "not dense": [name for name, row in rows.items() if row.layout != torch.strided],
     }
     if not any(faults.values()):
         faults = {

@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -24,22 +25,35 @@ def run_command(main: Callable[[], int | None]) -> int:
     The status is that of `main` (None is 0), 2 for a `UserError` or an operating system's error, 130 after Ctrl-C.
     """
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()  # so that a closed pipe or a full disk is met here
+        return status
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, which is its right
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except OSError as error:
         mend = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
         message = f"{error.filename or 'output'}: {error.strerror or error}{mend}"
-    except (MemoryError, torch.OutOfMemoryError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
         message = "out of memory; use a smaller batch, smaller patches or --tile"
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def _drop_output() -> None:
+    """Send what standard output could not take nowhere, so that Python does not try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -60,8 +74,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     temporary = Path(name)
     try:
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp is private; the result shall be as other files are
         yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp is private; the result shall be as other files are
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)

@@ -34,7 +34,7 @@ OVERLAP = 32
 MEMORY = 2 * 2 ** 30  # bytes that the network may take for one tile where the user does not say --tile
 
 
-def enhance(model: MIRNet, image: ImageType, *, tile: int | None = None, overlap: int = OVERLAP,
+def enhance(model: MIRNet, image: ImageType, *, tile: int | None = None, overlap: int | None = None,
             show_progress: bool = False) -> ImageType:
     """Restore an image, whole or in tiles; the result has the type, shape and place of the input.
 
@@ -42,9 +42,10 @@ def enhance(model: MIRNet, image: ImageType, *, tile: int | None = None, overlap
         model: a network; its device does the work, one tile at a time.
         image: a uint8 array (H, W, 3) or grey (H, W), or a floating-point tensor (C, H, W) or (B, C, H, W) in [0, 1],
             C as the network has. An RGB network takes a grey array as RGB and the luma of its output is returned.
-        tile: side of the square tiles in pixels, rounded down to what the network pads to; 0: the image is not cut;
-            None: it is cut only if the network would take more than about 2 GB for it, see `default_tile`.
-        overlap: how many pixels neighbouring tiles share at least; there one fades into the other.
+        tile: side of the square tiles in pixels; 0: the image is not cut; None: it is cut only if the network would
+            take more than about 2 GB for it, see `default_tile`.
+        overlap: how many pixels neighbouring tiles share at least; there one fades into the other. None: 32, or half
+            of smaller tiles.
         show_progress: show a bar over the tiles.
 
     Returns:
@@ -77,10 +78,10 @@ def enhance(model: MIRNet, image: ImageType, *, tile: int | None = None, overlap
 def default_tile(config: MIRNetConfig, shape: Sequence[int]) -> int:
     """Return the side of the tiles that bound the network's memory to about 2 GB, or 0 if (B, C, H, W) need no cutting.
 
-    Measured on the CPU, a network holds up to 20 maps of n_feat channels and 5 images in float32 at a time.
+    Measured on the CPU, a network holds up to 20 maps of n_feat channels and 8 images in float32 at a time.
     """
     batch, channels, height, width = shape
-    bytes_per_pixel = 4 * batch * (20 * config.n_feat / config.shuffle ** 2 + 5 * channels)
+    bytes_per_pixel = 4 * batch * (20 * config.n_feat / config.shuffle ** 2 + 8 * channels)
     if height * width * bytes_per_pixel <= MEMORY:
         return 0
     side = int((MEMORY / bytes_per_pixel) ** 0.5)
@@ -88,27 +89,27 @@ def default_tile(config: MIRNetConfig, shape: Sequence[int]) -> int:
 
 
 @torch.no_grad()
-def _restore(model: MIRNet, batch: Tensor, tile: int | None, overlap: int, show_progress: bool) -> Tensor:
+def _restore(model: MIRNet, batch: Tensor, tile: int | None, overlap: int | None, show_progress: bool) -> Tensor:
     """Return the restored batch (B, C, H, W), clamped, in float32 or more, as a new tensor where `batch` is."""
     height, width = batch.shape[-2:]
     multiple = model.config.multiple
     if tile is None:
         tile = default_tile(model.config, batch.shape)
     if tile:
-        tile = tile // multiple * multiple
         if tile < 2 * multiple:
             raise ValueError(f"tile must be 0 or at least {2 * multiple} pixels for this network")
+        overlap = min(OVERLAP, tile // 2) if overlap is None else overlap
         if not 0 <= overlap <= tile // 2:
             raise ValueError(f"overlap must be from 0 to half of tile ({tile // 2}), not {overlap}")
-    if not tile or tile >= max(height, width):
-        return _checked(_run(model, batch)).clamp_(0, 1)
+    if not tile or overlap is None or tile >= max(height, width):
+        return _checked(_run(model, batch)).clamp(0, 1)
     restored = torch.zeros(batch.shape, dtype=_wide(batch), device=batch.device)
     columns = _windows(width, tile, overlap, multiple)
     places = [(row, column) for row in _windows(height, tile, overlap, multiple) for column in columns]
     for (y, weight_y), (x, weight_x) in progress(places, desc="tiles", leave=False) if show_progress else places:
         part = _checked(_run(model, batch[..., y, x]))
         weight = (weight_y[:, None] * weight_x).to(restored)
-        restored[..., y, x] += part.clamp_(0, 1) * weight
+        restored[..., y, x] += part.clamp(0, 1) * weight
     return restored.clamp_(0, 1)
 
 
@@ -162,7 +163,8 @@ class Job:
     compare: Path | None
 
 
-def enhance_file(model: MIRNet, job: Job, *, tile: int | None, overlap: int, show_progress: bool = False) -> None:
+def enhance_file(model: MIRNet, job: Job, *, tile: int | None = None, overlap: int | None = None,
+                 show_progress: bool = False) -> None:
     """Enhance one image file into another, and write the comparison if the job names one.
 
     Raises:
@@ -170,6 +172,8 @@ def enhance_file(model: MIRNet, job: Job, *, tile: int | None, overlap: int, sho
         OSError: the disk fails or is full.
     """
     image = open_image(job.source)
+    if job.target.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{job.source} does not end in {', '.join(SUFFIXES)}: rename it, the result has the same name")
     if model.config.in_channels == 1 and not is_grey(image):
         raise UserError(f"{job.source} is a colour image and the network takes grey ones: convert it first")
     before = to_grey(image) if is_grey(image) else to_rgb(image)
@@ -267,17 +271,18 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile", type=int, metavar="N",
                         help="cut images into tiles of N pixels a side to bound memory; 0 never cuts. By default an "
                              "image is cut only if the network would take more than about 2 GB for it: with the "
-                             "published network from 640x640 on, with a microcontroller's from 15 megapixels on. A "
+                             "published network beyond 640x640, with a microcontroller's beyond 12 megapixels. A "
                              "tile knows nothing of the picture around it, so larger tiles are better")
-    parser.add_argument("--overlap", type=int, default=OVERLAP, metavar="M",
-                        help="pixels over which neighbouring tiles fade into each other (default: %(default)s)")
+    parser.add_argument("--overlap", type=int, metavar="M",
+                        help="pixels over which neighbouring tiles fade into each other (default: "
+                             f"{OVERLAP}, or half of smaller tiles)")
 
 
 def check_tile_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with the parser's error unless `--tile` and `--overlap` go together."""
     if options.tile is not None and options.tile < 0:
         parser.error(f"argument --tile: must be 0 or more, not {options.tile}")
-    if options.overlap < 0 or options.tile and options.overlap > options.tile // 2:
+    if options.overlap is not None and (options.overlap < 0 or options.tile and options.overlap > options.tile // 2):
         limit = f"from 0 to half of --tile ({options.tile // 2})" if options.tile else "0 or more"
         parser.error(f"argument --overlap: must be {limit}, not {options.overlap}")
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 ACTIVATIONS = ("prelu", "relu")
 GATES = ("sigmoid", "hard_sigmoid")
 RESAMPLERS = ("residual", "plain")
-HEADS = ("residual", "gain")
+HEADS = ("residual", "affine")
 LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: a gain of 1/e**4 to e**4 and an offset of -1 to 1 share the range [-1, 1]
 
 
@@ -57,7 +57,7 @@ class MIRNetConfig:
     gate: str = "sigmoid"  # of both attentions and, with two streams, of SKFF; or "hard_sigmoid" (piecewise linear)
     resample: str = "residual"  # or "plain": one strided convolution down, one 1x1 convolution and bilinear up
     spatial_kernel: int = 5  # of the spatial attention
-    head: str = "residual"  # I + R with R an image; or "gain": R = I * (gain - 1) + offset from maps of 1/shuffle size
+    head: str = "residual"  # I + R with R an image; or "affine": I + R = A I + b, colour matrix and offset per position
 
     def __post_init__(self) -> None:
         for name, low, high in (("in_channels", 1, 64), ("out_channels", 1, 64), ("n_feat", 8, 4096),
@@ -122,8 +122,8 @@ PRESETS = {
     # The published network: 31,787,419 parameters, 480 GMAC for 256x256.
     "paper": MIRNetConfig(),
     # One 160x120 camera frame on a Cortex-M4: works on 40x30 positions, every activation and gate piecewise linear.
-    "mcu": MIRNetConfig(n_feat=16, n_RRG=1, n_MSRB=1, height=2, bias=True, shuffle=4, widths=(16, 24),
-                        activation="relu", gate="hard_sigmoid", resample="plain", spatial_kernel=3, head="gain"),
+    "mcu": MIRNetConfig(n_feat=16, kernel_size=1, n_RRG=1, n_MSRB=1, height=2, bias=True, shuffle=4, widths=(16, 24),
+                        activation="relu", gate="hard_sigmoid", resample="plain", spatial_kernel=3, head="affine"),
 }
 
 
@@ -326,7 +326,7 @@ class MIRNet(nn.Module):
         super().__init__()
         self.config = config
         padding, cells = config.kernel_size // 2, config.shuffle ** 2
-        heads = {"residual": config.out_channels * cells, "gain": 2 * config.out_channels}
+        heads = {"residual": config.out_channels * cells, "affine": config.out_channels * (config.out_channels + 1)}
         shared_activation = _activation(config)  # one slope for all the DAUs of the network
         self.conv_in = nn.Conv2d(config.in_channels * cells, config.n_feat, config.kernel_size, padding=padding,
                                  bias=config.bias)
@@ -349,15 +349,22 @@ class MIRNet(nn.Module):
         return self.conv_out(self.body(features))
 
     def apply_maps(self, image: Tensor, maps: Tensor) -> Tensor:
-        """Return the restored image I + R, where R follows from `maps`; the shape is that of `image`."""
-        shuffle = self.config.shuffle
-        if self.config.head == "residual":
-            return image + F.pixel_shuffle(maps, shuffle)
-        gain, offset = (LOG_GAIN_SCALE * maps[:, :image.shape[1]]).exp(), maps[:, image.shape[1]:]
-        if shuffle > 1:
-            gain, offset = (F.interpolate(part, scale_factor=shuffle, mode="bilinear", align_corners=False)
-                            for part in (gain, offset))
-        return image + (image * (gain - 1) + offset)
+        """Return the restored image I + R, where R follows from `maps`; the shape is that of `image`.
+
+        With head="affine" the maps are, for C channels, C log gains, C (C - 1) shares and C offsets, bilinearly
+        upsampled: output c is r[c] + the sum over the others d of share[c, d] * r[d] + offset[c], r = gain * image.
+        """
+        config, channels = self.config, image.shape[1]
+        if config.head == "residual":
+            return image + F.pixel_shuffle(maps, config.shuffle)
+        maps = torch.cat([(LOG_GAIN_SCALE * maps[:, :channels]).exp(), maps[:, channels:]], 1)
+        if config.shuffle > 1:
+            maps = F.interpolate(maps, scale_factor=config.shuffle, mode="bilinear", align_corners=False)
+        gain, shares, offset = maps.split([channels, channels * (channels - 1), channels], 1)
+        raised = gain * image
+        others = [[d for d in range(channels) if d != c] for c in range(channels)]
+        mixed = shares.unflatten(1, (channels, channels - 1)) * raised[:, others]  # (B, C, C - 1, H, W)
+        return image + (raised - image + mixed.sum(2) + offset)
 
 
 def _conv3x3(channels: int, *, bias: bool = False) -> nn.Conv2d:

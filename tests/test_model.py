@@ -208,10 +208,16 @@ def test_every_parameter_gets_a_gradient(name):
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 
 
-def test_gain_head_is_the_residual_form():
-    """R = I * (gain - 1) + offset: with maps of zero the picture stays as it is."""
-    model = MIRNet(MIRNetConfig.preset("mcu"))
-    image = torch.rand(1, 3, 16, 24)
-    torch.testing.assert_close(model.apply_maps(image, torch.zeros(1, 6, 4, 6)), image)
-    maps = torch.full((1, 6, 4, 6), 0.25)  # log gain 1, offset 0.25
-    torch.testing.assert_close(model.apply_maps(image, maps), image * np.e + 0.25)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_affine_head_is_a_colour_matrix_and_an_offset(channels):
+    config = replace(MIRNetConfig.preset("mcu"), in_channels=channels, out_channels=channels)
+    model = MIRNet(config).double()
+    image = torch.rand(2, channels, 8, 12, dtype=torch.float64)
+    assert torch.equal(model.apply_maps(image, torch.zeros(2, model.conv_out.out_channels, 2, 3)), image)
+    cell = 0.2 * torch.randn(model.conv_out.out_channels, dtype=torch.float64)
+    matrix = torch.eye(channels, dtype=torch.float64)
+    matrix[~torch.eye(channels, dtype=torch.bool)] = cell[channels:channels * channels]
+    expected = torch.einsum("cd,bdhw->bchw", matrix * (4 * cell[:channels]).exp(), image)
+    expected = expected + cell[channels * channels:, None, None]
+    output = model.apply_maps(image, cell[None, :, None, None].expand(2, -1, 2, 3))
+    torch.testing.assert_close(output, expected)

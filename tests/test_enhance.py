@@ -1,0 +1,411 @@
+"""Using a network on photographs: sizes, tiles, metadata, names, and files that are whole or absent."""
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_error, run
+from golden import filled
+from PIL import Image, ImageCms
+from skimage import data
+
+from mirnet_torch import MIRNet, MIRNetConfig, enhance, load_model, save_model
+from mirnet_torch.cli import run_command
+from mirnet_torch.enhance import MEMORY, default_tile, main
+from mirnet_torch.images import read_image
+
+PUBLISHED = MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=1)
+GREY = MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=1, height=2, in_channels=1, out_channels=1)
+PHOTO = data.astronaut()[:48, 200:264] // 4
+DARK = torch.rand(3, 3, 63, 65, generator=torch.Generator().manual_seed(0)) / 4
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+class Pointwise(MIRNet):
+    """A network without context: whatever the tiles, the result must be the same."""
+
+    def forward(self, image):
+        return image.sqrt()
+
+
+class Average(MIRNet):
+    """A network of nothing but context: every pixel becomes the mean of what the network sees."""
+
+    def forward(self, image):
+        return image.mean((2, 3), keepdim=True).expand_as(image)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, config in (("mcu", MIRNetConfig.preset("mcu")), ("published", PUBLISHED), ("grey", GREY)):
+        save_model(filled(MIRNet(config)), folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints):
+    return load_model(checkpoints / "mcu.safetensors")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+# The function
+
+
+@pytest.mark.parametrize("name", ["mcu", "published"])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (5, 7), (63, 65), (400, 600)])
+def test_any_size(checkpoints, name, height, width):
+    model = load_model(checkpoints / f"{name}.safetensors")
+    image = np.random.default_rng(0).integers(0, 60, (height, width, 3)).astype(np.uint8)
+    result = enhance(model, image)
+    assert result.shape == image.shape and result.dtype == np.uint8
+    with torch.no_grad():
+        direct = model(torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    assert np.abs(result - direct.clip(0, 1) * 255).max() <= 0.501  # rounded to the nearest level, no more
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_tensors_come_back_as_they_went_in(model, dtype):
+    images = DARK.to(dtype)
+    kept = images.clone()
+    result = enhance(model, images)
+    assert result.dtype == dtype and result.shape == images.shape and not result.requires_grad
+    assert 0 <= result.min() and result.max() <= 1 and torch.equal(images, kept)
+    step = 2 ** -8 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(enhance(model, images[0]), result[0], rtol=0, atol=step)
+    torch.testing.assert_close(result.float(), model(images.float()).clamp(0, 1).detach(), rtol=0, atol=1e-2)
+
+
+def test_array_and_tensor_agree_and_the_input_is_untouched(model):
+    image = PHOTO.copy()
+    image.flags.writeable = False
+    tensor = torch.tensor(image.transpose(2, 0, 1) / np.float32(255))
+    levels = (enhance(model, tensor).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    np.testing.assert_array_equal(enhance(model, image), levels)
+    mirrored = image[:, ::-1]  # a view with a negative stride
+    np.testing.assert_array_equal(enhance(model, mirrored), enhance(model, mirrored.copy()))
+
+
+def test_grey_arrays(model, checkpoints):
+    grey = PHOTO[..., 1]
+    for network in (model, load_model(checkpoints / "grey.safetensors")):
+        result = enhance(network, grey)
+        assert result.shape == grey.shape and result.dtype == np.uint8
+        assert enhance(network, grey, tile=32).shape == grey.shape
+    rgb = enhance(model, np.repeat(grey[..., None], 3, 2))
+    np.testing.assert_array_equal(enhance(model, grey), np.asarray(Image.fromarray(rgb).convert("L")))
+
+
+@pytest.mark.parametrize("image", [
+    PHOTO.astype(np.float32), PHOTO[..., :2], PHOTO[:0], PHOTO[None], torch.zeros(2, 8, 8), torch.zeros(3, 8),
+    torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(0, 3, 8, 8)])
+def test_other_inputs_are_refused(model, image):
+    with pytest.raises(ValueError, match="enhance takes"):
+        enhance(model, image)
+
+
+def test_colour_is_refused_by_a_grey_network(checkpoints):
+    with pytest.raises(ValueError, match="1 channels cannot take"):
+        enhance(load_model(checkpoints / "grey.safetensors"), PHOTO)
+
+
+def test_an_output_that_is_not_finite_is_an_error(model):
+    with pytest.raises(FloatingPointError, match="not finite"):
+        enhance(model, torch.full((3, 8, 8), torch.nan))
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("tile, overlap", [(32, 0), (32, 8), (32, 16), (33, 13), (40, 3), (64, 32), (100, 50)])
+@pytest.mark.parametrize("config", [PUBLISHED, MIRNetConfig.preset("mcu")], ids=["published", "mcu"])
+def test_blending_is_exact_for_a_network_without_context(config, tile, overlap):
+    network = Pointwise(config)
+    image = torch.rand(2, 3, 63, 117, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(enhance(network.double(), image, tile=tile, overlap=overlap), image.sqrt(),
+                               rtol=0, atol=1e-12)
+    levels = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    np.testing.assert_array_equal(enhance(network.float(), levels, tile=tile, overlap=overlap),
+                                  enhance(network, levels, tile=0))
+
+
+def test_tiles_fade_into_each_other():
+    """Two tiles of a black and a white half: between them one even slope over the overlap instead of a step."""
+    image = torch.zeros(3, 64, 96)
+    image[..., 48:] = 1
+    row = enhance(Average(PUBLISHED), image, tile=64, overlap=32)[0, 0]
+    left, right = image[0, 0, :64].mean(), image[0, 0, 32:].mean()
+    torch.testing.assert_close(row[:32], left.expand(32))
+    torch.testing.assert_close(row[64:], right.expand(32))
+    torch.testing.assert_close(row.diff()[32:63], ((right - left) / 32).expand(31))
+
+
+def test_a_tile_as_large_as_the_image_changes_nothing(model):
+    assert torch.equal(enhance(model, DARK, tile=65), enhance(model, DARK, tile=0))
+
+
+def test_real_tiles_are_near_the_whole_image(checkpoints):
+    network = load_model(checkpoints / "published.safetensors")
+    whole, tiled = enhance(network, PHOTO, tile=0), enhance(network, PHOTO, tile=32, overlap=16)
+    difference = np.abs(whole.astype(int) - tiled)
+    assert 0 < difference.mean() < 3  # not equal: attention averages over a tile
+
+
+def test_no_tile_is_larger_than_asked():
+    seen = []
+
+    class Spy(Pointwise):
+        def forward(self, image):
+            seen.append(tuple(image.shape[-2:]))
+            return super().forward(image)
+
+    enhance(Spy(PUBLISHED), np.zeros((130, 301, 3), np.uint8), tile=50, overlap=10)
+    assert len(seen) == 3 * 8 and max(max(shape) for shape in seen) == 50
+
+
+def test_large_images_are_tiled_without_being_told():
+    paper, mcu = MIRNetConfig.preset("paper"), MIRNetConfig.preset("mcu")
+    assert default_tile(paper, (1, 3, 600, 600)) == 0
+    assert default_tile(paper, (1, 3, 3000, 4000)) == 640
+    assert default_tile(paper, (8, 3, 600, 600)) == 192
+    assert default_tile(mcu, (1, 3, 3000, 4000)) == 0
+    assert default_tile(MIRNetConfig(n_feat=4096, height=6), (1, 3, 3000, 4000)) == 64
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="measures the peak as Linux tells it")
+def test_default_tile_keeps_its_promise():
+    """The memory that one tile takes, in a process of its own, is what `default_tile` counts on."""
+    code = """if True:
+        import re, torch
+        from mirnet_torch import MIRNet, MIRNetConfig
+        torch.set_num_threads(1)
+        model = MIRNet(MIRNetConfig(n_feat=16, n_RRG=1, n_MSRB=1)).eval()
+        peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
+        with torch.no_grad():
+            model(torch.rand(1, 3, 8, 8))
+            before = peak()
+            model(torch.rand(1, 3, 384, 384))
+        print((peak() - before) / 384 ** 2)"""
+    taken = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    side = default_tile(MIRNetConfig(n_feat=16), (1, 3, 5000, 5000))
+    assert side and 0.5 * MEMORY < taken * side ** 2 < 1.1 * MEMORY
+
+
+@pytest.mark.parametrize("tile, overlap", [(4, 0), (7, 0), (-8, 0), (32, 17), (32, -1)])
+def test_tiles_that_cannot_be_are_refused(tile, overlap):
+    with pytest.raises(ValueError, match="tile"):
+        enhance(Pointwise(PUBLISHED), DARK, tile=tile, overlap=overlap)
+
+
+# The command
+
+
+def test_command_writes_what_the_function_returns(capsys, checkpoints, model, photo, tmp_path):
+    result = run(capsys, main, photo, "--checkpoint", checkpoints / "mcu.safetensors",
+                 "--out", tmp_path / "new" / "out")
+    assert (result.status, result.err) == (0, "") and "1 enhanced" in result.out
+    np.testing.assert_array_equal(read_image(tmp_path / "new" / "out" / "photo.png"), enhance(model, PHOTO))
+
+
+def test_a_plain_install_is_enough(checkpoints, photo, tmp_path):
+    """What the extras bring cannot be imported here."""
+    code = """if True:
+        import runpy, sys
+        sys.modules.update(dict.fromkeys(["skimage", "scipy", "torchvision", "tensorboard", "lpips", "tensorflow"]))
+        runpy.run_module("mirnet_torch.enhance", run_name="__main__")"""
+    command = [sys.executable, "-c", code, photo, tmp_path / "none.png",
+               "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path / "out", "--compare"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert_one_error(done.returncode, done.stderr, "1 of 2 inputs")
+    assert f"{tmp_path / 'none.png'} does not exist" in done.stderr
+    assert sorted(os.listdir(tmp_path / "out")) == ["photo.png", "photo_compare.png"]
+
+
+def test_folders_are_taken_with_their_subfolders(capsys, checkpoints, tmp_path):
+    for name in ("in/a.png", "in/b.JPG", "in/sub/a.png", "in/.hidden.png", "in/notes.txt", "in/.git/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PHOTO).save(tmp_path / name, format="JPEG" if "JPG" in name else "PNG")
+    out = tmp_path / "in" / "out"  # inside: a second run must not take the results for inputs
+    for extra in ((), ("--overwrite",)):
+        result = run(capsys, main, tmp_path / "in", "--checkpoint", checkpoints / "mcu.safetensors", "--out", out,
+                     *extra)
+        assert (result.status, result.err) == (0, "")
+        assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["a.png", "b.JPG", "sub/a.png"]
+
+
+def test_compare_shows_before_and_after(capsys, checkpoints, model, photo, tmp_path):
+    assert not run(capsys, main, photo, "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path / "out",
+                   "--compare").status
+    shown = read_image(tmp_path / "out" / "photo_compare.png")
+    np.testing.assert_array_equal(shown[:, :64], PHOTO)
+    np.testing.assert_array_equal(shown[:, -64:], enhance(model, PHOTO))
+
+
+def picture_of(kind: str) -> tuple[Image.Image, str, dict]:
+    """A photograph in the mode that real files have, the suffix of its file, and Pillow's options to save it."""
+    image, exif = Image.fromarray(PHOTO), Image.Exif()
+    exif[0x0112], exif[0x010F], exif.get_ifd(0x8769)[0x9003] = 6, "camera maker", "2024:01:02 03:04:05"
+    alpha = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1)))
+    if kind == "RGBA":
+        image.putalpha(alpha)
+    elif kind == "LA":
+        image = Image.merge("LA", [image.convert("L"), alpha])
+    elif kind == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    elif kind == "P":
+        return image.quantize(32), ".png", {"transparency": bytes(range(32))}
+    elif kind == "CMYK":
+        return image.convert("CMYK"), ".jpg", {"icc_profile": b"\0" * 16 + b"CMYK" + b"\0" * 108}
+    elif kind == "JPEG":
+        return image, ".jpg", {"exif": exif, "icc_profile": SRGB}
+    elif kind == "WebP":
+        return image, ".webp", {"exif": exif, "icc_profile": SRGB, "lossless": True}
+    elif kind == "PNG":
+        return image, ".png", {"exif": exif, "icc_profile": SRGB}
+    else:
+        image = image.convert(kind)
+    return image, ".png", {}
+
+
+@pytest.mark.parametrize("kind, mode", [
+    ("1", "L"), ("L", "L"), ("LA", "LA"), ("I;16", "L"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGBA"),
+    ("CMYK", "RGB"), ("JPEG", "RGB"), ("WebP", "RGB"), ("PNG", "RGB")])
+def test_what_a_file_carries_is_kept(capsys, checkpoints, model, tmp_path, kind, mode):
+    image, suffix, options = picture_of(kind)
+    image.save(tmp_path / f"a{suffix}", **options)
+    result = run(capsys, main, tmp_path / f"a{suffix}", "--checkpoint", checkpoints / "mcu.safetensors",
+                 "--out", tmp_path / "out", "--compare")
+    assert (result.status, result.err) == (0, "")
+    with Image.open(tmp_path / "out" / f"a{suffix}") as after:
+        after.load()
+    assert after.mode == mode
+    if "A" in mode:
+        alpha = Image.open(tmp_path / f"a{suffix}").convert("RGBA").getchannel("A")
+        assert np.asarray(alpha).std() > 1
+        np.testing.assert_array_equal(np.asarray(after.getchannel("A")), np.asarray(alpha))
+    colours = read_image(tmp_path / f"a{suffix}")
+    if kind in ("RGB", "RGBA", "P", "PNG"):
+        np.testing.assert_array_equal(np.asarray(after.convert("RGB")), enhance(model, colours))
+    if kind == "I;16":
+        np.testing.assert_array_equal(np.asarray(after), enhance(model, colours[..., 0]))
+    if "exif" in options:  # upright, and saying so
+        assert after.size == (48, 64) and after.info["icc_profile"] == SRGB
+        exif = after.getexif()
+        assert 0x0112 not in exif and exif[0x010F] == "camera maker"
+        assert exif.get_ifd(0x8769)[0x9003] == "2024:01:02 03:04:05"
+    else:
+        assert after.size == (64, 48) and "icc_profile" not in after.info
+
+
+def test_grey_network_takes_grey_files_and_names_colour_ones(capsys, checkpoints, photo, tmp_path):
+    Image.fromarray(PHOTO).convert("L").save(tmp_path / "grey.png")
+    options = ("--checkpoint", checkpoints / "grey.safetensors", "--out", tmp_path / "out")
+    assert run(capsys, main, tmp_path / "grey.png", *options).status == 0
+    result = run(capsys, main, photo, *options)
+    assert_one_error(result.status, result.err, str(photo), "colour image")
+
+
+def test_results_are_not_overwritten_unless_told(capsys, checkpoints, photo, tmp_path):
+    options = (photo, "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "photo.png").write_text("precious")
+    result = run(capsys, main, *options)
+    assert_one_error(result.status, result.err, "photo.png exists", "--overwrite")
+    assert (tmp_path / "out" / "photo.png").read_text() == "precious"
+    assert run(capsys, main, *options, "--overwrite").status == 0
+    assert read_image(tmp_path / "out" / "photo.png").shape == PHOTO.shape
+
+
+@pytest.mark.parametrize("extra", [(), ("--overwrite",)])
+def test_inputs_are_never_replaced(capsys, checkpoints, photo, tmp_path, extra):
+    before = photo.read_bytes()
+    for given in (photo, tmp_path):
+        result = run(capsys, main, given, "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path, *extra)
+        assert_one_error(result.status, result.err, "would replace the input", "--out")
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("names", [("a/x.png", "b/x.png"), ("a/x.png", "a/x_compare.png")])
+def test_two_inputs_with_one_result_are_refused_before_the_work(capsys, checkpoints, tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(PHOTO).save(tmp_path / name)
+    result = run(capsys, main, *(tmp_path / name for name in names), "--checkpoint",
+                 checkpoints / "mcu.safetensors", "--out", tmp_path / "out", "--compare")
+    assert_one_error(result.status, result.err, "would both be written", str(tmp_path / names[0]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_error_and_leaves_no_half_file(capsys, checkpoints, photo, tmp_path):
+    """The limit on the size of a file stands in for a full disk: a write ends with an operating system's error."""
+    large = np.random.default_rng(0).integers(0, 60, (200, 300, 3)).astype(np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        result = run(capsys, main, photo, tmp_path / "large.png", "--checkpoint", checkpoints / "mcu.safetensors",
+                     "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_one_error(result.status, result.err, "File too large")
+    assert os.listdir(tmp_path / "out") == ["photo.png"]  # what was done before is whole, what was not is absent
+    read_image(tmp_path / "out" / "photo.png")
+
+
+def test_interrupt_leaves_whole_files_only(checkpoints, tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(400):
+        Image.fromarray(PHOTO).save(tmp_path / "in" / f"{index:03}.png")
+    command = [sys.executable, "-m", "mirnet_torch.enhance", tmp_path / "in",
+               "--checkpoint", checkpoints / "published.safetensors", "--out", tmp_path / "out"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True,  # a shell's background job ignores Ctrl-C
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    for _ in range(6000):  # a busy machine takes its time to start
+        if (tmp_path / "out").is_dir() and len(list((tmp_path / "out").glob("[0-9]*.png"))) > 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "interrupted\n" and process.returncode == 130
+    names = os.listdir(tmp_path / "out")
+    assert 3 < len(names) < 400 and not any(name.startswith(".") for name in names)
+    for name in names:
+        assert read_image(tmp_path / "out" / name).shape == PHOTO.shape
+
+
+def test_interrupt_while_writing_removes_the_temporary_file(capsys, checkpoints, photo, tmp_path, monkeypatch):
+    def interrupted(self, path, **options):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    result = run(capsys, main, photo, "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path / "out")
+    assert (result.status, result.err) == (130, "interrupted\n") and not os.listdir(tmp_path / "out")
+
+
+def test_out_of_memory_is_one_error(capsys, monkeypatch, checkpoints, photo, tmp_path):
+    def too_much(self, image):
+        return torch.empty(2 ** 55, dtype=torch.uint8)
+
+    monkeypatch.setattr(MIRNet, "forward", too_much)
+    result = run(capsys, main, photo, "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path / "out")
+    assert_one_error(result.status, result.err, "out of memory", "--tile")
+
+
+def test_other_runtime_errors_are_not_hidden():
+    def broken():
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        run_command(broken)

@@ -1,0 +1,89 @@
+"""PSNR and SSIM against an independent implementation of their papers."""
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from scipy.signal import convolve2d
+from skimage import data
+
+from mirnet_torch.cli import UserError
+from mirnet_torch.metrics import mean_score, psnr, ssim
+
+RANDOM = np.random.default_rng(0)
+
+
+def wang_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM as Wang et al. 2004 write it, equations 13 to 16, window by window without padding."""
+    x = np.arange(-5, 6)
+    gauss = np.exp(-x ** 2 / (2 * 1.5 ** 2))
+    window = np.outer(gauss, gauss) / gauss.sum() ** 2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    channels = []
+    for p, q in zip(np.moveaxis(a.astype(float), 2, 0), np.moveaxis(b.astype(float), 2, 0)):
+        mean_p, mean_q, pp, qq, pq = (convolve2d(z, window, mode="valid") for z in (p, q, p * p, q * q, p * q))
+        var_p, var_q, cov = pp - mean_p ** 2, qq - mean_q ** 2, pq - mean_p * mean_q
+        index = (2 * mean_p * mean_q + c1) * (2 * cov + c2) / ((mean_p ** 2 + mean_q ** 2 + c1) * (var_p + var_q + c2))
+        channels.append(index.mean())
+    return float(np.mean(channels))
+
+
+def pair(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image pair of odd size: pure noise, or a crop of a photograph and a noisy, darker version of it."""
+    height, width = RANDOM.integers(11, 90, 2)
+    if index < 3:
+        return tuple(RANDOM.integers(0, 256, (2, height, width, 3)).astype(np.uint8))
+    truth = data.astronaut()[100:100 + height, 150:150 + width]
+    noisy = truth * RANDOM.uniform(0.1, 1) + RANDOM.normal(0, RANDOM.uniform(1, 30), truth.shape)
+    return noisy.clip(0, 255).round().astype(np.uint8), truth
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_equal_to_an_independent_implementation(index):
+    output, truth = pair(index)
+    error = output.astype(float) - truth
+    assert psnr(output, truth) == pytest.approx(20 * math.log10(255) - 10 * math.log10((error ** 2).mean()), abs=1e-4)
+    assert ssim(output, truth) == pytest.approx(wang_ssim(output, truth), abs=1e-4)
+
+
+def test_extremes():
+    black, white = np.zeros((11, 11, 3), np.uint8), np.full((11, 11, 3), 255, np.uint8)
+    assert psnr(black, white) == 0.0
+    assert psnr(white, white) == math.inf and ssim(white, white) == 1.0
+
+
+def test_ssim_needs_room_for_its_window():
+    image = RANDOM.integers(0, 256, (11, 40, 3)).astype(np.uint8)
+    assert math.isfinite(ssim(image, 255 - image))
+    assert math.isnan(ssim(image[:10], image[:10]))
+    assert psnr(image[:1, :1], image[:1, :1]) == math.inf
+
+
+@pytest.mark.parametrize("scores, mean", [
+    ([20.0, 10.0], 15.0), ([20.0, math.inf], 20.0), ([math.inf], math.inf), ([0.5, math.nan], 0.5)])
+def test_mean_is_over_the_finite_scores(scores, mean):
+    assert mean_score(scores) == mean
+
+
+def test_mean_of_nothing_is_nan():
+    assert math.isnan(mean_score([])) and math.isnan(mean_score([math.nan]))
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize("output, truth", [
+    (np.zeros((12, 12, 3)), np.zeros((12, 12, 3))),
+    (np.zeros((12, 12, 3), np.uint8), np.zeros((12, 13, 3), np.uint8)),
+    (np.zeros((3, 12, 12), np.uint8), np.zeros((3, 12, 12), np.uint8)),
+    (np.zeros((0, 12, 3), np.uint8), np.zeros((0, 12, 3), np.uint8)),
+], ids=["float", "sizes differ", "channels first", "empty"])
+def test_other_images_are_refused(metric, output, truth):
+    with pytest.raises(ValueError, match="metrics take"):
+        metric(output, truth)
+
+
+def test_missing_scikit_image_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
+    with pytest.raises(UserError, match="pip install"):
+        psnr(np.zeros((12, 12, 3), np.uint8), np.zeros((12, 12, 3), np.uint8))
