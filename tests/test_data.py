@@ -1,0 +1,209 @@
+"""Finding pairs, cutting patches, and the promise that a sample depends on seed and number only."""
+from __future__ import annotations
+
+import socket
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from training import write_pairs
+
+from mirnet_torch.cli import UserError
+from mirnet_torch.data import (TRAIN_PHOTOGRAPHS, VAL_PHOTOGRAPHS, Augmentation, Batches, Samples, Scenes, cut_patch,
+                               find_pairs, find_split, mixup_draw, photograph, validation_frames)
+from mirnet_torch.images import camera_size
+
+EVERYTHING = Augmentation((16, 12), scales=True, jitter=True)
+
+
+def names(pairs):
+    return [pair.name for pair in pairs]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Nine pairs without a split of their own."""
+    return find_pairs(write_pairs(tmp_path_factory.mktemp("pairs"), range(9)))
+
+
+@pytest.mark.parametrize("train, val", [("train", "val"), ("our485", "eval15")])
+def test_layouts_with_a_split(tmp_path, train, val):
+    write_pairs(tmp_path / train, ["2", "10", "1"])
+    write_pairs(tmp_path / val, ["b", "a"], suffixes=(".webp", ".jpg"))
+    assert names(find_pairs(tmp_path, "train")) == ["1", "2", "10"]
+    assert names(find_pairs(tmp_path, "val")) == names(find_pairs(tmp_path)) == ["a", "b"]
+    assert [names(half) for half in find_split(tmp_path)] == [["1", "2", "10"], ["a", "b"]]
+    assert find_pairs(tmp_path, "val")[0].low.name == "a.webp"
+
+
+def test_a_folder_without_a_split_holds_every_tenth_pair_out(tmp_path):
+    write_pairs(tmp_path, range(21))
+    train, val = find_split(tmp_path)
+    assert names(val) == ["9", "19"]
+    assert names(train) == [str(number) for number in range(21) if number not in (9, 19)]
+    assert names(find_pairs(tmp_path)) == [str(number) for number in range(21)]
+
+
+def test_half_of_a_layout_counts_as_a_folder_without_a_split(tmp_path):
+    write_pairs(tmp_path / "our485", range(3))
+    assert [names(half) for half in find_split(tmp_path)] == [["0", "1"], ["2"]]
+    assert names(find_pairs(tmp_path)) == ["0", "1", "2"]
+
+
+def test_other_files_are_no_images(tmp_path):
+    write_pairs(tmp_path, range(2))
+    for name in (".hidden.png", "Thumbs.db", "notes.txt"):
+        (tmp_path / "low" / name).write_text("x")
+    assert names(find_pairs(tmp_path)) == ["0", "1"]
+
+
+def test_all_bad_pairs_are_listed_in_one_error(tmp_path):
+    write_pairs(tmp_path / "train", range(8))
+    write_pairs(tmp_path / "val", range(2))
+    low, high = tmp_path / "train" / "low", tmp_path / "train" / "high"
+    (low / "0.png").write_bytes((low / "0.png").read_bytes()[:-600])  # its header is whole
+    (high / "1.png").write_bytes(b"no image")
+    Image.new("RGB", (9, 7)).save(high / "2.png")
+    (low / "3.png").unlink()
+    (high / "4.png").unlink()
+    write_pairs(tmp_path / "train", ["5"], suffixes=(".bmp", ".png"))
+    (tmp_path / "val" / "high" / "1.png").unlink()
+    with pytest.raises(UserError) as caught:
+        find_split(tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message and "7 bad images" in message
+    for part in (f"{low / '0.png'} is a damaged image", f"{high / '1.png'} is no image",
+                 f"{low / '2.png'} is 40x32, but {high / '2.png'} is 9x7", f"{high / '3.png'} has no partner in low/",
+                 f"{low / '4.png'} has no partner in high/", f"{low / '5.png'} has the name of 5.bmp",
+                 f"{tmp_path / 'val' / 'low' / '1.png'} has no partner in high/"):
+        assert part in message
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda root: root / "missing", "missing is no folder"),
+    (lambda root: root, "has no low/ and high/"),
+    (lambda root: (root / "low").mkdir() or (root / "high").mkdir() or root, "has no images in low/ and high/"),
+    (lambda root: write_pairs(root, "a"), "has one pair only"),
+])
+def test_folders_without_training_pairs(tmp_path, make, words):
+    with pytest.raises(UserError, match=words):
+        find_split(make(tmp_path))
+
+
+def test_augmentation_keeps_pairs_aligned():
+    """A pair of an image and its negative stays one whatever the crop, scale, flip and turn."""
+    image = torch.from_numpy(skimage.data.coffee()).permute(2, 0, 1)
+    scene = torch.stack([image, 255 - image])
+    patches = [cut_patch(scene, Augmentation((48, 36), scales=True), np.random.default_rng(seed)) for seed in range(40)]
+    for patch in patches:
+        assert patch.shape == (2, 3, 36, 48)
+        assert ((patch[0].int() + patch[1].int()) - 255).abs().max() <= 1  # rounding of the filter
+    assert len({patch.numpy().tobytes() for patch in patches}) == 40
+
+
+def test_flips_and_turns_are_the_eight_symmetries_of_a_square():
+    scene = torch.arange(3 * 5 * 5, dtype=torch.uint8).reshape(1, 3, 5, 5)
+    seen = {cut_patch(scene, Augmentation((5, 5)), np.random.default_rng(seed)).numpy().tobytes()
+            for seed in range(200)}
+    assert seen == {turned.rot90(turns, (-2, -1)).numpy().tobytes()
+                    for turned in (scene, scene.flip(-1)) for turns in range(4)}
+
+
+@pytest.mark.parametrize("size", [(160, 120), (200, 120), (160, 300)])
+def test_patches_lie_on_their_side_only_where_they_fit(size):
+    width, height = size
+    scene = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    for seed in range(20):
+        for scales in (False, True):
+            patch = cut_patch(scene, Augmentation((160, 120), scales=scales), np.random.default_rng(seed))
+            assert patch.shape == (2, 3, 120, 160)
+
+
+def test_scales_reach_from_pixels_to_the_whole_image():
+    """On a horizontal ramp the range of a patch tells how much of the width it covers."""
+    ramp = torch.arange(256, dtype=torch.uint8).expand(1, 3, 192, 256)
+
+    def widths(**options):
+        augmentation = Augmentation((32, 24), rotations=False, **options)
+        return [int(np.ptp(cut_patch(ramp, augmentation, np.random.default_rng(seed)).numpy())) for seed in range(100)]
+
+    assert set(widths()) == {31}
+    assert min(widths(scales=True)) < 40 and max(widths(scales=True)) > 220
+
+
+def test_a_sample_depends_on_seed_and_number_only(pairs):
+    kept, read = Scenes(pairs, cache_bytes=10 ** 6), Scenes(pairs)
+    first = Samples(kept, EVERYTHING, seed=1)
+    forward = [first[number] for number in range(30)]
+    again = Samples(read, EVERYTHING, seed=1)
+    assert all(torch.equal(again[number], forward[number]) for number in reversed(range(30)))
+    other = Samples(kept, EVERYTHING, seed=2)
+    assert not any(torch.equal(other[number], forward[number]) for number in range(30))
+    batches = list(DataLoader(first, batch_sampler=Batches(5, range(6)), num_workers=2))
+    assert torch.equal(torch.cat(batches), torch.stack(forward))
+
+
+def test_every_pass_visits_every_scene_once(pairs):
+    samples = Samples(Scenes(pairs), Augmentation((40, 32), flips=False, rotations=False), seed=0)
+    scenes = [scene.numpy().tobytes() for scene in samples.scenes]
+    passes = [[scenes.index(samples[number].numpy().tobytes()) for number in range(first, first + 9)]
+              for first in (0, 9, 18)]
+    assert all(sorted(each) == list(range(9)) for each in passes)
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_jitter_takes_half_of_the_dark_patches_again(pairs):
+    plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
+    jittered = Samples(plain.scenes, Augmentation((16, 12), jitter=True), seed=0)
+    changed = 0
+    for number in range(100):
+        ours, theirs = jittered[number], plain[number]
+        assert torch.equal(ours[1], theirs[1])
+        changed += not torch.equal(ours[0], theirs[0])
+    assert 30 <= changed <= 70
+
+
+def test_scenes_smaller_than_the_patch_are_listed(pairs):
+    with pytest.raises(UserError, match=r"9 scenes are smaller than the patch 41x10, .* 0 \(40x32\), 1 \(40x32\)"):
+        Samples(Scenes(pairs), Augmentation((41, 10)), seed=0)
+
+
+def test_processes_share_every_batch_without_overlap():
+    whole = list(Batches(6, range(2, 5)))
+    halves = [list(Batches(3, range(2, 5), rank=rank, world=2)) for rank in range(2)]
+    assert [sorted(a + b) for a, b in zip(*halves)] == whole == [list(range(6 * step, 6 * step + 6))
+                                                                 for step in range(2, 5)]
+
+
+def test_mixup_draws_a_permutation_and_beta_shares():
+    partners, shares = mixup_draw(1.2, 4000, seed=0, step=7)
+    assert sorted(partners.tolist()) == list(range(4000)) and shares.shape == (4000, 1, 1, 1)
+    assert shares.mean() == pytest.approx(0.5, abs=0.02)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * 1.2 + 1)), rel=0.05)  # of Beta(a, a)
+    assert torch.equal(mixup_draw(1.2, 4000, seed=0, step=7)[1], shares)
+    assert not torch.equal(mixup_draw(1.2, 4000, seed=0, step=8)[1], shares)
+
+
+def test_the_embedded_photographs_need_no_network(monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)
+    assert not set(TRAIN_PHOTOGRAPHS) & set(VAL_PHOTOGRAPHS)
+    samples = Samples(Scenes(None), Augmentation((48, 36), scales=True), seed=0)
+    assert len(samples) == 32 * len(TRAIN_PHOTOGRAPHS)
+    dark, bright = torch.stack([samples[number] for number in range(12)]).float().mean((0, 2, 3, 4))
+    assert dark < bright / 2
+    frames = list(validation_frames(None, (40, 30)))
+    assert len(frames) == 3 * len(VAL_PHOTOGRAPHS) and len({low.tobytes() for _, low, _ in frames}) == len(frames)
+    for _, low, high in frames:
+        assert low.shape == high.shape == (30, 40, 3) and low.mean() < high.mean() / 2
+    assert np.array_equal(frames[0][2], camera_size(photograph(VAL_PHOTOGRAPHS[0]), (40, 30)))
+
+
+def test_validation_frames_are_the_files_whole_or_at_camera_size(pairs):
+    for size, expected in ((None, (32, 40, 3)), ((20, 15), (15, 20, 3))):
+        frames = list(validation_frames(pairs, size))
+        assert [name for name, _, _ in frames] == names(pairs)
+        assert all(low.shape == high.shape == expected for _, low, high in frames)
+    assert np.array_equal(next(validation_frames(pairs, None))[1], np.asarray(Image.open(pairs[0].low)))

@@ -1,0 +1,56 @@
+"""Training by two processes (gloo) against one process with twice the batch."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from training import as_arguments, load_state, small_options, write_data
+
+from mirnet_torch.train import TrainOptions, train
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("distributed"))
+
+
+def start_two(arguments):
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                             "-m", "mirnet_torch.train", *arguments], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def assert_states_close(ours, theirs):
+    """Weights, averages, optimizer and scores agree to the rounding of float32 over a dozen steps."""
+    for name in ("model", "ema"):
+        torch.testing.assert_close(ours[name], theirs[name])
+    torch.testing.assert_close(ours["optimizer"]["state"], theirs["optimizer"]["state"], rtol=1e-3, atol=1e-7)
+    assert ours["step"] == theirs["step"] and ours["best"] == pytest.approx(theirs["best"], rel=1e-5)
+    assert ours["loss_sum"] == pytest.approx(theirs["loss_sum"], rel=1e-6)
+
+
+def test_two_processes_follow_one_with_twice_the_batch(root):
+    """With MixUp across processes, and with an interruption of both in the middle."""
+    options = {**small_options(root), "batch": 4, "epochs": 6}
+    train(TrainOptions(**options, out=root / "one"))
+    arguments = as_arguments({**options, "batch": 2, "out": root / "two"})
+    process = start_two(arguments)
+    while not (root / "two" / "last.pt").exists() or load_state(root / "two")["step"] < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert err.count("go on with: torchrun --nproc-per-node 2 -m mirnet_torch.train --resume") == 1, err
+    assert out.count("epoch 0/6") == 1  # one process speaks
+    assert 3 <= load_state(root / "two")["step"] < 12
+    process = start_two(["--resume", str(root / "two")])
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    ours, theirs = load_state(root / "two"), load_state(root / "one")
+    assert (ours["world"], theirs["world"]) == (2, 1)
+    assert_states_close(ours, theirs)

@@ -1,0 +1,145 @@
+"""Resuming: an interrupted training ends as an uninterrupted one, bit for bit, wherever it was interrupted."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from commands import assert_one_error, run
+from training import as_arguments, differences, load_state, small_options, start, write_data
+
+import mirnet_torch.train as training
+from mirnet_torch import load_model
+from mirnet_torch.train import TrainOptions, main, resume, train
+
+EPOCHS, STEPS_PER_EPOCH = 8, 5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def options(root):
+    return {**small_options(root), "batch": 2, "epochs": EPOCHS, "validate_every": 2}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root, options):
+    """The run that the others must equal."""
+    train(TrainOptions(**options, out=root / "uninterrupted"))
+    state = load_state(root / "uninterrupted")
+    assert state["step"] == EPOCHS * STEPS_PER_EPOCH
+    return state
+
+
+def wait_for_step(run_folder, wanted, process):
+    """Wait until a checkpoint is there whose step is wanted, and return the step."""
+    for _ in range(6000):
+        assert process.poll() is None, "the training ended before it could be interrupted"
+        if (run_folder / "last.pt").exists():
+            step = torch.load(run_folder / "last.pt", weights_only=True)["step"]
+            if wanted(step):
+                return step
+        time.sleep(0.01)
+    raise AssertionError("no such step")
+
+
+def test_killed_inside_an_epoch(root, options, uninterrupted):
+    """kill -9 while the training writes a checkpoint after every step: the file is whole, the result the same."""
+    folder = root / "killed"
+    process = start(as_arguments({**options, "out": folder}), stdout=subprocess.DEVNULL)
+    wait_for_step(folder, lambda step: step > STEPS_PER_EPOCH and step % STEPS_PER_EPOCH == 2, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert 0 < state["step"] < EPOCHS * STEPS_PER_EPOCH and state["best"] is not None
+    load_model(folder / "last.pt")
+    load_model(folder / "best.safetensors")
+    (folder / ".last-abandoned.pt").write_bytes(b"left by the killed process")
+    resume(folder)
+    assert differences(load_state(folder), uninterrupted) == []
+    assert list(folder.glob(".*")) == []
+
+
+def test_stopped_by_ctrl_c_and_resumed_by_the_command_it_prints(root, options, uninterrupted):
+    folder = root / "stopped"
+    process = start(as_arguments({**options, "out": folder}), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for_step(folder, lambda step: step >= 3, process)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert message.count("\n") == 1 and "Traceback" not in message
+    assert load_state(folder)["step"] < EPOCHS * STEPS_PER_EPOCH
+    command = message.strip().partition("go on with: ")[2].split()
+    assert command[:3] == ["python", "-m", "mirnet_torch.train"]
+    subprocess.run([sys.executable, *command[1:]], check=True, stdout=subprocess.DEVNULL)
+    assert differences(load_state(folder), uninterrupted) == []
+
+
+@pytest.mark.parametrize("point", ["between epochs", "before a validation", "in a validation"])
+def test_stopped_by_sigterm_at_the_edges_of_an_epoch(capsys, root, options, uninterrupted, monkeypatch, point):
+    """The signal comes at the last step of an epoch without validation, of one with, and in its validation."""
+    folder = root / point.replace(" ", "-")
+    steps, frames = training._Training._train_step, training.enhance
+    last = 3 * STEPS_PER_EPOCH if point == "between epochs" else 2 * STEPS_PER_EPOCH
+    taken = []
+
+    def train_step(self, batch, received, writer):
+        stopping = steps(self, batch, received, writer)
+        taken.append(self.step)
+        if self.step == last - 1 and point != "in a validation":  # heard of at the next step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stopping
+
+    def enhance(*arguments):
+        if taken and taken[-1] == last and point == "in a validation":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return frames(*arguments)
+
+    monkeypatch.setattr(training._Training, "_train_step", train_step)
+    monkeypatch.setattr(training, "enhance", enhance)
+    result = run(capsys, main, *as_arguments(options), "--out", folder)
+    assert result.status == 143
+    assert result.err == (f"interrupted at step {last} of 40; the state is kept, go on with: "
+                          f"python -m mirnet_torch.train --resume {folder}\n")
+    monkeypatch.undo()
+    state = load_state(folder)
+    assert (state["step"], state["validated"]) == (last, 2 * STEPS_PER_EPOCH if last > 2 * STEPS_PER_EPOCH else 0)
+    resume(folder)
+    assert differences(load_state(folder), uninterrupted) == []
+
+
+def test_a_finished_training_stays_as_it_is(root, uninterrupted):
+    resume(root / "uninterrupted")
+    assert differences(load_state(root / "uninterrupted"), uninterrupted) == []
+
+
+def test_options_that_would_change_the_result_are_refused(capsys, root, uninterrupted):
+    folder = root / "uninterrupted"
+    for changed, words in ((["--lr", "2e-3"], "--lr was 0.001"), (["--epochs", "9"], "--epochs was 8"),
+                           (["--no-jitter"], "--jitter was yes"), (["--patch", "8"], "--patch was 16x12"),
+                           (["--preset", "mcu"], "--preset was paper"), (["--out", "other"], "--out was ")):
+        result = run(capsys, main, "--resume", folder, *changed)
+        assert_one_error(result.status, result.err, words, "leave it out")
+    same = run(capsys, main, "--resume", folder, "--lr", "0.001", "--workers", 1, "--config", root / "small.json")
+    assert same.status == 0
+
+
+def test_other_data_and_other_processes_are_refused(capsys, root, uninterrupted, tmp_path):
+    other = write_data(tmp_path)
+    (other / "data" / "train" / "low" / "0.png").write_bytes((other / "data" / "train" / "low" / "1.png").read_bytes())
+    result = run(capsys, main, "--resume", root / "uninterrupted", "--data", other / "data")
+    assert_one_error(result.status, result.err, "the data are not those this training started with")
+    moved = write_data(tmp_path / "moved")
+    assert run(capsys, main, "--resume", root / "uninterrupted", "--data", moved / "data").status == 0
+    state = torch.load(root / "uninterrupted" / "last.pt", weights_only=True)
+    torch.save({**state, "world": 2}, tmp_path / "last.pt")
+    result = run(capsys, main, "--resume", tmp_path)
+    assert_one_error(result.status, result.err, "started with 2 processes, not 1",
+                     f"torchrun --nproc-per-node 2 -m mirnet_torch.train --resume {tmp_path}")
