@@ -6,7 +6,14 @@ BIN = .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	$(BIN)/python -m mirnet_torch.demo
+	rm -rf demo
+	@echo "--- 1. train a network for the board on photographs inside scikit-image, a minute's worth"
+	$(BIN)/python -m mirnet_torch.train --preset mcu --epochs 30 --out demo/train
+	@echo "--- 2. measure the weights that ship on photographs that none of it was trained on"
+	$(BIN)/python -m mirnet_torch.evaluate --checkpoint mcu --size 160x120 --out demo/evaluate
+	@echo "--- 3. convert them to int8 and C, every step compared with the last"
+	$(BIN)/python conversion/to_tflite.py --checkpoint mcu --out demo/tflite
+	@echo "--- dark, bright and original: demo/evaluate/contact_sheet.png; every stage: demo/tflite/report.html"
 
 test: .venv/installed
 	$(BIN)/python -m pytest

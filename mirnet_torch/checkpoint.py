@@ -73,7 +73,8 @@ def save_model(model: MIRNet, path: str | os.PathLike[str], *, notes: Mapping[st
         notes: JSON values to keep beside the configuration (data, command, scores); `load_notes` reads them.
 
     Raises:
-        UserError: the path does not end in `.safetensors`, or its folder does not exist or cannot be written.
+        UserError: the path does not end in `.safetensors`, its folder does not exist or cannot be written, or the
+            disk is full.
     """
     if Path(path).suffix != ".safetensors":
         raise UserError(f"cannot save to {path}: the name must end in .safetensors")
@@ -81,7 +82,10 @@ def save_model(model: MIRNet, path: str | os.PathLike[str], *, notes: Mapping[st
     kept = {first: rows[first].detach().cpu().contiguous() for first in dict.fromkeys(alias_rows(model).values())}
     header = {"config": model.config.to_dict(), "notes": dict(notes or {})}
     with atomic_path(path) as temporary:  # one key of metadata: safetensors keeps no order among several
-        safetensors.torch.save_file(kept, temporary, {FORMAT: json.dumps(header, sort_keys=True)})
+        try:
+            safetensors.torch.save_file(kept, temporary, {FORMAT: json.dumps(header, sort_keys=True)})
+        except safetensors.SafetensorError as error:  # what it makes of a full disk
+            raise UserError(f"cannot write {path}: {error}; is the disk full?") from error
 
 
 def load_notes(path_or_preset: str | os.PathLike[str]) -> dict[str, Any]:

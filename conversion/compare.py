@@ -1,0 +1,149 @@
+"""Compare two artefacts of a conversion tensor by tensor: where do they part, and how far?
+
+    python conversion/compare.py best.safetensors build/best/best.onnx
+    python conversion/compare.py build/best/best_float32.tflite build/best/best_int8.tflite
+    python conversion/compare.py reference:build/best/best_int8.tflite micro:build/best/best_int8.tflite
+"""
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Sequence
+
+if not __package__:  # run as a script: this folder's modules must not hide others of the same name
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from mirnet_torch.cli import UserError, run_command  # noqa: E402
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from conversion.parity import Stage
+
+RUNTIMES = {"litert": "litert", "reference": "litert-reference", "micro": "tflite-micro"}
+EPILOG = """\
+artefacts:
+  a checkpoint (.safetensors, .pt, .pth, or the name of a preset)      the deployable form in PyTorch, whose tensors
+                                                                       the other artefacts have; the network itself
+                                                                       is compared with its output
+  NAME.onnx                                                            onnxruntime
+  NAME.tflite, float or int8                                           LiteRT; before an int8 file name a runtime:
+      litert:FILE      LiteRT's default kernels (as without a prefix)
+      reference:FILE   LiteRT's reference kernels
+      micro:FILE       tflite-micro
+
+Differences are of B from A; SQNR is 10 log10 of the energy of A over that of the difference. Exit status: 0 the tensors
+agree within --atol, 1 they do not, 2 an artefact cannot be used.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    from conversion.parity import compare, first_diverging, layerwise
+
+    (a, network_a), (b, network_b) = _open_both(options.a, options.b)
+    if a.input_shape != b.input_shape or a.output_shape != b.output_shape:
+        raise UserError(f"{options.a} turns {a.input_shape} into {a.output_shape}, {options.b} turns {b.input_shape} "
+                        f"into {b.output_shape}: they are not of one conversion")
+    core = _picture(options.image, a.input_shape)
+    output = compare(a.run(core), b.run(core))
+    print(f"A: {a.name}\nB: {b.name}")
+    for name, stage, network in (("A", a, network_a), ("B", b, network_b)):
+        if network is not None:
+            print(f"{name} against the network it was made from: {compare(network.run(core), stage.run(core))}")
+    print(f"output {list(a.output_shape)}: {output}")
+    try:
+        layers = layerwise(a, b, core)
+    except NotImplementedError as error:
+        print(f"only outputs can be compared: {error}")
+        return 0 if output.max <= options.atol else 1
+    width = max((len(layer.a) for layer in layers), default=0)
+    print(f"\n{'tensor of A':{width}}  {'SQNR':>9}  {'max':>8}  {'mean':>8}  {'steps':>6}  module")
+    for layer in layers:
+        difference = layer.difference
+        steps = f"{difference.max / layer.step:6.1f}" if layer.step else " " * 6
+        sqnr = "equal" if difference.sqnr_db == math.inf else f"{difference.sqnr_db:.1f} dB"
+        print(f"{layer.a:{width}}  {sqnr:>9}  {difference.max:8.2g}  {difference.mean:8.2g}  {steps}  {layer.module}")
+    first = first_diverging(layers, atol=options.atol)
+    if first is None and output.max <= options.atol:
+        print(f"\nno tensor differs by more than {options.atol:g}")
+        return 0
+    if first is None:
+        print(f"\nonly the output differs by more than {options.atol:g}")
+    else:
+        print(f"\nfirst tensor that differs by more than {options.atol:g}: {first.a} / {first.b}"
+              f"{' of ' + first.module if first.module else ''}, {list(first.shape)}: {first.difference}")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="compare", description="Compare two artefacts of a conversion tensor by tensor on one picture.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", metavar="A", help="the artefact that is taken to be right")
+    parser.add_argument("b", metavar="B", help="the artefact made from it")
+    parser.add_argument("--image", metavar="FILE",
+                        help="the picture to run (default: a photograph of scikit-image, darkened)")
+    parser.add_argument("--atol", type=float, default=1e-4, help="largest difference that counts as equal "
+                                                                 "(default: %(default)g)")
+    return parser
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Take a runtime off the front of an artefact's name."""
+    prefix, found, rest = name.partition(":")
+    return (RUNTIMES[prefix], rest) if found and prefix in RUNTIMES else ("litert", name)
+
+
+def _open_both(a: str, b: str) -> list[tuple[Stage, Stage | None]]:
+    """Open two artefacts, a checkpoint as its deployable form and as itself, at the size of the other artefact."""
+    from conversion.deploy import deployable
+    from conversion.parity import open_stage
+    from mirnet_torch.checkpoint import load_model
+
+    parts = [_split(name) for name in (a, b)]
+    files = [open_stage(path, runtime=runtime) if Path(path).suffix in (".onnx", ".tflite") else None
+             for runtime, path in parts]
+    rows, columns = next((stage.input_shape[:2] for stage in files if stage is not None), (32, 32))
+    opened: list[tuple[Stage, Stage | None]] = []
+    for stage, (_, path) in zip(files, parts):
+        if stage is not None:
+            opened.append((stage, None))
+            continue
+        model = load_model(path)
+        height, width = rows * model.config.shuffle, columns * model.config.shuffle
+        try:
+            deployed = deployable(model, height=height, width=width)
+        except ValueError:
+            raise UserError(f"{path} cannot take pictures of {width}x{height} as the other artefact does: they are not "
+                            "of one conversion") from None
+        opened.append((open_stage(deployed), open_stage(model, size=(height, width))))
+    return opened
+
+
+def _picture(path: str | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the core input (1, rows, columns, channels) of a picture; the shuffle factor follows from the channels."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    from conversion.frames import paired_frames
+    from mirnet_torch.images import camera_size, read_image
+
+    rows, columns, channels = shape
+    colours = 3 if channels % 3 == 0 else 1
+    shuffle = math.isqrt(channels // colours)
+    size = columns * shuffle, rows * shuffle
+    if path is None:
+        image = paired_frames(None, size=size, channels=colours).dark[0]
+    else:
+        image = camera_size(read_image(path), size)[..., :colours]
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
+    return F.pixel_unshuffle(planes, shuffle).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,291 @@
+"""What a conversion found out, as a table, as `report.json` and as one page, `report.html`.
+
+The page needs nothing from outside, its pictures and drawings are inside. It is written to be read from top to bottom:
+what came out, what every step cost in quality, which pictures show it, which layers are to blame, and where the time
+and the memory go.
+"""
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+from PIL import Image
+
+from conversion.cost import Cost
+from conversion.graph import Graph
+from conversion.parity import Difference, LayerDifference
+
+TEMPLATE = Path(__file__).with_name("report_template.html")
+WORST = 12  # layers listed on the page before the fold
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a step must keep: a limit on its largest difference, its mean in output steps, or its differing bytes."""
+
+    measure: str  # "max", "mean steps" or "bytes"
+    limit: float
+
+    def holds(self, difference: Difference, step: float) -> bool:
+        """Tell whether a difference keeps to the bar; `step` is the output's quantisation step."""
+        return self.value(difference, step) <= self.limit
+
+    def value(self, difference: Difference, step: float) -> float:
+        """Return what the bar limits."""
+        return {"max": difference.max, "mean steps": difference.mean / (step or 1.0),
+                "bytes": float(difference.differing)}[self.measure]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the step only changes the form: then missing the bar is an error, not a matter of quality."""
+        return self.measure != "mean steps"
+
+    def __str__(self) -> str:
+        return {"max": f"max <= {self.limit:g}", "mean steps": f"mean <= {self.limit:g} step",
+                "bytes": f"{self.limit:.0f} differing bytes"}[self.measure]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage of the conversion, against the stage it was made from and against PyTorch, on the core's outputs.
+
+    Stages that were not run have neither and say why. `step` is the quantisation step of an integer stage's output.
+    """
+
+    stage: str
+    before: str = ""
+    change: Difference | None = None
+    total: Difference | None = None
+    psnr: float | None = None  # of the pictures against ground truth, dB, mean over the pictures
+    bar: Bar | None = None
+    step: float = 0.0
+    in_steps: bool = False  # `change` is between two integer stages, in output steps
+    skipped: str = ""
+    pictures: np.ndarray | None = field(default=None, repr=False)  # float32 (N, H, W, C), not clamped
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the stage keeps to its bar; None without one or if it was not run."""
+        return None if self.bar is None or self.change is None else self.bar.holds(self.change, self.step)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was converted, for the head of the report: strings and numbers only, nothing of the machine or the day."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    config: dict[str, Any]
+    parameters: int
+    image: tuple[int, int]  # width, height
+    target: str
+    target_summary: str
+    calibration: str
+    judged_by: str
+    versions: dict[str, str]
+    limits: dict[str, int | None]
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Return the parity table as text; differences are from the stage that `Row.before` names, and from PyTorch."""
+    head = ("stage", "max", "mean", "SQNR", "to PyTorch", "SQNR", "PSNR", "bar")
+    cells = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) if i in (0, 7) else cell.rjust(width)
+                       for i, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in cells]
+    lines[1:] = [f"{row.stage.ljust(widths[0])}  not run: {row.skipped}" if row.skipped else line
+                 for row, line in zip(rows, lines[1:])]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths)), *lines[1:]])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    change, total = row.change, row.total
+    verdict = {None: "", True: "ok", False: "MISSED"}[row.passed]
+    return (row.stage,
+            *([_number(change.max, row.in_steps), _number(change.mean, row.in_steps), _db(change.sqnr_db)]
+              if change else [""] * 3),
+            *([_number(total.max), _db(total.sqnr_db)] if total else [""] * 2),
+            "" if row.psnr is None else f"{row.psnr:.2f}", f"{row.bar} {verdict}".strip() if row.bar else "")
+
+
+def _number(value: float, in_steps: bool = False) -> str:
+    if value == 0:
+        return "0"
+    return f"{value:.2g}" + (f" step{'' if value == 1 else 's'}" if in_steps else "")
+
+
+def _db(value: float) -> str:
+    return "equal" if value == math.inf else f"{value:.1f} dB"
+
+
+def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) -> list[str]:
+    """Say in a few sentences where quality was lost and what the model costs."""
+    sentences = []
+    run = [row for row in rows if row.psnr is not None]
+    if len(run) > 1:
+        first, last = run[0], run[-1]
+        assert first.psnr is not None and last.psnr is not None
+        lost = first.psnr - last.psnr
+        verdict = "costs nothing" if abs(lost) < 0.005 else f"{'costs' if lost > 0 else 'gains'} {abs(lost):.2f} dB"
+        sentences.append(f"Against ground truth {first.stage} reaches {first.psnr:.2f} dB and {last.stage} "
+                         f"{last.psnr:.2f} dB: the conversion {verdict}.")
+        steps = [(before.psnr - after.psnr, after) for before, after in zip(run, run[1:])
+                 if before.psnr is not None and after.psnr is not None]
+        worst, row = max(steps, key=lambda item: item[0])
+        if worst >= 0.005:
+            sentences.append(f"The largest loss of one step is {worst:.2f} dB, at {row.stage}.")
+    missed = [row for row in rows if row.passed is False]
+    sentences += [f"{row.stage} misses its bar: {row.bar}." for row in missed]
+    finite = worst_layers(layers)
+    if finite:
+        sentences.append("The layers that int8 hurts most: " + ", ".join(
+            f"{layer.b} ({layer.difference.sqnr_db:.1f} dB)" for layer in finite[:3]) + ".")
+    sentences.append(f"One picture takes {cost.macs / 1e6:,.1f} million multiply-accumulates; the model has "
+                     f"{cost.flash_bytes:,} bytes; on a 32-bit board its arena needs {cost.arena_bytes:,} bytes, of "
+                     f"which no plan can save more than {cost.head_bytes - cost.floor_bytes:,}.")
+    return sentences
+
+
+def worst_layers(layers: Sequence[LayerDifference]) -> list[LayerDifference]:
+    """Sort layers by their SQNR, the worst first; layers that are equal or hold only zeros are left out."""
+    finite = [layer for layer in layers if math.isfinite(layer.difference.sqnr_db)]
+    return sorted(finite, key=lambda layer: layer.difference.sqnr_db)
+
+
+def write_json(path: Path, *, subject: Subject, rows: Sequence[Row], layers: Sequence[LayerDifference],
+               layers_note: str, graph: Graph, cost: Cost, files: dict[str, dict[str, Any]]) -> None:
+    """Write everything the page shows as JSON; infinite SQNR (equal tensors) is null."""
+    document = {
+        "subject": {**vars(subject), "image": list(subject.image)},
+        "parity": [_json_row(row) for row in rows],
+        "summary": summary(rows, layers, cost),
+        "layers": [{"float": layer.a, "int8": layer.b, "module": layer.module, "shape": list(layer.shape),
+                    "step": layer.step, **_json_difference(layer.difference)} for layer in layers],
+        "layers_note": layers_note or None,
+        "operators": [{"index": item.operator.index, "operator": item.operator.name,
+                       "version": item.operator.version, "activation": item.operator.activation,
+                       "output": item.operator.outputs[0].name, "shape": list(item.operator.outputs[0].shape),
+                       "macs": item.macs, "weight_bytes": item.weight_bytes,
+                       "activation_bytes": item.activation_bytes} for item in cost.operators],
+        "operator_counts": graph.counts(),
+        "arena": {"bytes": cost.arena_bytes, "tensor_bytes": cost.head_bytes, "bookkeeping_bytes": cost.tail_bytes,
+                  "floor_bytes": cost.floor_bytes, "floor_operator": cost.floor_operator,
+                  "buffers": [vars(buffer) for buffer in cost.buffers]},
+        "macs": cost.macs, "flash_bytes": cost.flash_bytes, "weight_bytes": cost.weight_bytes, "files": files,
+    }
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _json_row(row: Row) -> dict[str, Any]:
+    return {"stage": row.stage, "before": row.before, "change": row.change and _json_difference(row.change),
+            "total": row.total and _json_difference(row.total), "psnr_db": _finite(row.psnr),
+            "step": row.step, "change_in_steps": row.in_steps,
+            "bar": str(row.bar) if row.bar else None, "passed": row.passed, "skipped": row.skipped or None}
+
+
+def _json_difference(difference: Difference) -> dict[str, Any]:
+    return {"max": difference.max, "mean": difference.mean, "sqnr_db": _finite(difference.sqnr_db),
+            "where": [int(i) for i in difference.where], "differing": difference.differing, "size": difference.size}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def write_html(path: Path, *, subject: Subject, rows: Sequence[Row], layers: Sequence[LayerDifference],
+               layers_note: str, graph: Graph, cost: Cost, files: dict[str, dict[str, Any]], names: Sequence[str],
+               dark: np.ndarray, bright: np.ndarray | None) -> None:
+    """Write the page.
+
+    Args:
+        path: the file to write.
+        subject, rows, layers, layers_note, graph, cost, files: as for `write_json`; the note says why no layers.
+        names: of the pictures shown.
+        dark: the inputs of these pictures, uint8 (n, H, W, C); every row with pictures has at least as many.
+        bright: their ground truth or None.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
+    environment.filters.update(thousands=lambda value: f"{value:,}", db=_db, number=_number)
+    worst = worst_layers(layers)
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        subject=subject, rows=rows, summary=summary(rows, layers, cost), graph=graph, cost=cost, files=files,
+        layers_note=layers_note, worst=worst[:WORST], others=worst[WORST:], strip=_layer_strip(layers),
+        arena=_arena_drawing(cost),
+        galleries=[_gallery(i, name, rows, dark, bright) for i, name in enumerate(names)],
+        busiest=max((item.macs for item in cost.operators), default=0) or 1)
+    path.write_text(page)
+
+
+def _gallery(index: int, name: str, rows: Sequence[Row], dark: np.ndarray, bright: np.ndarray | None) -> dict[str, Any]:
+    """The pictures of one frame: input, truth, and every stage with its amplified difference from PyTorch."""
+    shown = [row for row in rows if row.pictures is not None]
+    tiles = [{"title": "input", "picture": data_uri(dark[index]), "difference": "",
+              "note": "as the camera delivers it"}]
+    if bright is not None:
+        tiles.append({"title": "ground truth", "picture": data_uri(bright[index]), "difference": "", "note": ""})
+    for row in shown:
+        assert row.pictures is not None and shown[0].pictures is not None
+        difference = row.pictures[index].astype(np.float64) - shown[0].pictures[index]
+        largest = float(np.abs(difference).max())
+        tile = {"title": row.stage, "picture": data_uri(to_levels(row.pictures[index])), "difference": "", "note": ""}
+        if row is not shown[0]:
+            if largest == 0:
+                tile["note"] = "equal to PyTorch"
+            else:  # grey is equal; the factor makes the largest difference just visible at the end of the range
+                factor = 2 ** math.floor(math.log2(0.5 / largest))
+                tile["difference"] = data_uri(to_levels(0.5 + factor * difference))
+                tile["note"] = (f"difference × {factor:,.0f}" if factor >= 1 else f"difference / {1 / factor:,.0f}") + (
+                    f", at most {255 * largest:.2g} of 255 levels")
+        tiles.append(tile)
+    return {"name": name, "tiles": tiles}
+
+
+def to_levels(picture: np.ndarray) -> np.ndarray:
+    """Round a picture in [0, 1] to 8 bits."""
+    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """Return a uint8 picture (H, W, C) as a PNG inside a data URI."""
+    stream = io.BytesIO()
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _layer_strip(layers: Sequence[LayerDifference]) -> dict[str, Any]:
+    """Bars of every layer's SQNR in execution order."""
+    finite = [layer for layer in layers if math.isfinite(layer.difference.sqnr_db)]
+    top = max((layer.difference.sqnr_db for layer in finite), default=1.0)
+    width = 1000 / max(len(finite), 1)
+    return {"width": width, "top": top, "bars": [
+        {"x": i * width, "height": max(1.0, 100 * max(layer.difference.sqnr_db, 0) / top), "layer": layer,
+         "hue": round(max(0.0, min(120.0, 6 * (layer.difference.sqnr_db - 10))))} for i, layer in enumerate(finite)]}
+
+
+def _arena_drawing(cost: Cost) -> dict[str, Any]:
+    """Buffers as rectangles: operators from left to right, bytes of the arena from bottom to top."""
+    columns, height = max(len(cost.operators), 1), 360.0
+    scale_x, scale_y = 1000 / columns, height / max(cost.head_bytes, 1)
+    boxes = []
+    for buffer in cost.buffers:
+        boxes.append({"x": buffer.first * scale_x, "width": (buffer.last - buffer.first + 1) * scale_x,
+                      "y": height - (buffer.offset + buffer.nbytes) * scale_y, "height": buffer.nbytes * scale_y,
+                      "buffer": buffer, "hue": 190 + (hash_hue(buffer.name) % 70)})
+    live = [sum(b.nbytes for b in cost.buffers if b.first <= i <= b.last) for i in range(columns)]
+    return {"boxes": boxes, "height": height, "floor_y": height - cost.floor_bytes * scale_y,
+            "floor_x": (cost.floor_operator + 0.5) * scale_x, "columns": columns, "scale_x": scale_x,
+            "live": [height - value * scale_y for value in live]}
+
+
+def hash_hue(name: str) -> int:
+    """A number that depends on the name only, from run to run."""
+    return sum(ord(letter) * (i + 1) for i, letter in enumerate(name))

@@ -1,0 +1,30 @@
+// What the sketch needs of the machine it runs on: bytes to and from the
+// computer, a clock, three lamps. board_nano33ble.cpp is the Arduino Nano 33
+// BLE; the viewer's simulator has its own.
+#ifndef MIRNET_BOARD_H_
+#define MIRNET_BOARD_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mirnet {
+namespace board {
+
+void Begin();
+
+// The next byte from the computer, or -1 if there is none now.
+int Read();
+
+// Sends bytes and waits while the computer is slow; false if none listens.
+bool Write(const std::uint8_t* data, std::size_t size);
+
+std::uint32_t Millis();
+std::uint32_t Micros();
+void Wait(std::uint32_t milliseconds);
+
+void SetLamps(bool red, bool green, bool blue);
+
+}  // namespace board
+}  // namespace mirnet
+
+#endif  // MIRNET_BOARD_H_

@@ -1,0 +1,113 @@
+#include "commands.h"
+
+#include "board.h"
+#include "enhancer.h"
+#include "image_sink.h"
+#include "memory_budget.h"
+#include "self_test.h"
+
+namespace mirnet {
+namespace {
+
+constexpr std::uint32_t kSilenceMillis = 500;  // ends a half sent message
+
+Status StatusOf(Decoder::Event event) {
+  switch (event) {
+    case Decoder::Event::kWrongVersion:
+      return Status::kWrongVersion;
+    case Decoder::Event::kTooLong:
+      return Status::kBadCommand;
+    case Decoder::Event::kDamaged:
+      return Status::kDamaged;
+    default:
+      return Status::kOk;
+  }
+}
+
+void SendInfo(Status camera) {
+  sink::SendText(
+      Message::kInfoText,
+      "protocol=%u model=%s width=%d height=%d arena=%lu memory=%lu "
+      "flash=%lu camera=%u",
+      unsigned{kProtocolVersion}, kModelSha256, kImageWidth, kImageHeight,
+      static_cast<unsigned long>(enhancer::ArenaUsed()),
+      static_cast<unsigned long>(kArenaSize + kOtherBuffers),
+      static_cast<unsigned long>(kModelSize), static_cast<unsigned>(camera));
+}
+
+}  // namespace
+
+Commands::Commands(std::uint8_t* frame)
+    : frame_(frame), decoder_(frame, kFrameSize) {}
+
+Source Commands::Next(Status camera) {
+  for (int byte = board::Read(); byte >= 0; byte = board::Read()) {
+    last_byte_at_ = board::Millis();
+    const auto event = decoder_.Push(static_cast<std::uint8_t>(byte));
+    if (event == Decoder::Event::kNone) {
+      continue;
+    }
+    sink::Answer(decoder_.tag());
+    Report(StatusOf(event));
+    if (event == Decoder::Event::kMessage) {
+      const Source source = Obey(camera);
+      if (source != Source::kNone) {
+        return source;
+      }
+    }
+  }
+  if (decoder_.idle()) {
+    return stream_;
+  }
+  if (board::Millis() - last_byte_at_ > kSilenceMillis) {
+    decoder_.Reset();
+    Report(Status::kDamaged);
+  }
+  return Source::kNone;
+}
+
+Source Commands::Obey(Status camera) {
+  const std::size_t length = decoder_.length();
+  switch (static_cast<Message>(decoder_.type())) {
+    case Message::kInfo:
+      if (length == 0) {
+        SendInfo(camera);
+        return Source::kNone;
+      }
+      break;
+    case Message::kSelfTest:
+      if (length == 0) {
+        Report(SelfTest());
+        return Source::kNone;
+      }
+      break;
+    case Message::kCapture:
+      if (length == 0) {
+        return Source::kCamera;
+      }
+      break;
+    case Message::kTestPicture:
+      if (length == 0) {
+        return Source::kTestPicture;
+      }
+      break;
+    case Message::kEnhance:
+      if (length == kFrameSize) {
+        return Source::kComputer;
+      }
+      break;
+    case Message::kStream:
+      if (length == 1 && frame_[0] <= static_cast<int>(Source::kTestPicture)) {
+        stream_ = static_cast<Source>(frame_[0]);
+        sink::SendStatus(Status::kOk);
+        return Source::kNone;
+      }
+      break;
+    default:
+      break;
+  }
+  Report(Status::kBadCommand);
+  return Source::kNone;
+}
+
+}  // namespace mirnet

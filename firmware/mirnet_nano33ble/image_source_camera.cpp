@@ -1,0 +1,63 @@
+#include <Arduino.h>
+#include <Arduino_OV767X.h>
+
+#include "camera_reader.h"
+#include "image_source.h"
+
+namespace mirnet {
+namespace {
+
+constexpr int kFramesPerSecond = 5;  // the library offers 1 and 5
+
+class Pin {
+ public:
+  explicit Pin(pin_size_t pin)
+      : in_(digitalPinToPinName(pin) < 32 ? &NRF_P0->IN : &NRF_P1->IN),
+        mask_(1u << digitalPinToPinName(pin) % 32) {}
+  bool high() const { return (*in_ & mask_) != 0; }
+
+ private:
+  const volatile std::uint32_t* in_;
+  std::uint32_t mask_;
+};
+
+// The pins of the TinyML kit, named by the camera library.
+class Port {
+ public:
+  bool vsync() const { return vsync_.high(); }
+  bool href() const { return href_.high(); }
+  bool pclk() const { return pclk_.high(); }
+  // D0 to D7 are bits 2, 3 and 10 to 15 of port 1.
+  std::uint8_t data() const {
+    const std::uint32_t in = NRF_P1->IN;
+    return static_cast<std::uint8_t>((in >> 2 & 0x03) | (in >> 8 & 0xfc));
+  }
+  void Lock() const { noInterrupts(); }
+  void Unlock() const { interrupts(); }
+
+ private:
+  Pin vsync_{OV7670_VSYNC}, href_{OV7670_HREF}, pclk_{OV7670_PLK};
+};
+
+Status state = Status::kNoCamera;
+
+}  // namespace
+
+Status BeginCamera() {
+  const int found = Camera.begin(QQVGA, RGB565, kFramesPerSecond, OV7675);
+  if (found != 0 && Camera.width() == kImageWidth &&
+      Camera.height() == kImageHeight) {
+    state = Status::kOk;
+  }
+  return state;
+}
+
+Status ReadCamera(std::uint8_t* frame) {
+  if (state == Status::kOk &&
+      !ReadCameraFrame(Port(), kImageHeight, 2 * kImageWidth, frame)) {
+    return Status::kCameraSilent;
+  }
+  return state;
+}
+
+}  // namespace mirnet

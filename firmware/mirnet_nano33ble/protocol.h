@@ -1,0 +1,74 @@
+// Frames of the serial protocol, as PROTOCOL.md lays them out: how messages are
+// told from garbage. What they mean is the business of messages.h.
+#ifndef MIRNET_PROTOCOL_H_
+#define MIRNET_PROTOCOL_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mirnet {
+
+constexpr std::uint8_t kProtocolVersion = 1;
+constexpr std::uint8_t kMagic[2] = {0xA5, 0x4D};
+constexpr std::size_t kHeaderSize =
+    12;  // magic, version, type, tag, length, CRC
+constexpr std::size_t kCrcSize = 4;
+constexpr std::size_t kMaxPayload = (std::size_t{1} << 24) - 1;
+
+// CRC-32 of zlib and PNG. `crc` is 0 at the start or the CRC of what came
+// before.
+std::uint32_t Crc32(std::uint32_t crc, const std::uint8_t* data,
+                    std::size_t size);
+
+void PutU32(std::uint8_t* bytes, std::uint32_t value);  // little endian
+std::uint32_t GetU32(const std::uint8_t* bytes);
+
+// Writes the header of a message: kHeaderSize bytes, length <= kMaxPayload.
+void PutHeader(std::uint8_t* header, std::uint8_t type, std::uint8_t tag,
+               std::size_t length);
+
+// Recognises messages in a stream of bytes of which any may be missing, wrong
+// or too many. It keeps no more of the stream than one header and one payload.
+// After garbage it is back in step when as many bytes have passed as the buffer
+// holds, mostly at once.
+class Decoder {
+ public:
+  enum class Event : std::uint8_t {
+    kNone,     // more bytes are needed
+    kMessage,  // type(), tag(), payload() and length() are those of a message
+    kWrongVersion,  // a header of another version; type() and tag() are valid
+    kTooLong,  // a header whose payload has no room; type() and tag() valid
+    kDamaged,  // a message whose CRC is wrong; type() and tag() are valid
+  };
+
+  // Payloads are written to `buffer`, which others may use while idle() is
+  // true.
+  Decoder(std::uint8_t* buffer, std::size_t capacity);
+
+  Event Push(std::uint8_t byte);
+
+  // Forgets a half received message. Call it when the rest does not come.
+  void Reset();
+
+  // Whether no payload is being written to the buffer.
+  bool idle() const { return received_ < kHeaderSize; }
+
+  std::uint8_t type() const { return header_[3]; }
+  std::uint8_t tag() const { return header_[4]; }
+  const std::uint8_t* payload() const { return buffer_; }
+  std::size_t length() const { return length_; }
+
+ private:
+  Event PushHeader(std::uint8_t byte);
+
+  std::uint8_t* buffer_;
+  std::size_t capacity_;
+  std::uint8_t header_[kHeaderSize] = {};
+  std::uint8_t crc_[kCrcSize] = {};
+  std::size_t received_ = 0;  // bytes of the message that is being received
+  std::size_t length_ = 0;    // of its payload
+};
+
+}  // namespace mirnet
+
+#endif  // MIRNET_PROTOCOL_H_

@@ -1,0 +1,95 @@
+#include "status.h"
+
+#include "board.h"
+#include "image_sink.h"
+
+namespace mirnet {
+namespace {
+
+constexpr std::uint32_t kBlinkMillis = 300;  // half of it the lamp is on
+constexpr std::uint32_t kPauseBlinks = 3;
+constexpr std::uint32_t kRepeatMillis = 2000;  // of the text, if fatal
+
+Status shown = Status::kOk;
+std::uint32_t shown_since = 0;  // milliseconds
+bool shown_busy = false;
+
+}  // namespace
+
+bool IsFatal(Status status) { return status >= Status::kModelVersion; }
+
+const char* Describe(Status status) {
+  switch (status) {
+    case Status::kOk:
+      return "all is well";
+    case Status::kDamaged:
+      return "a message arrived damaged and was dropped: send it again";
+    case Status::kBadCommand:
+      return "a message has an unknown type or a wrong length: compare the "
+             "versions of viewer and sketch";
+    case Status::kWrongVersion:
+      return "a message is of another version of the protocol: upload the "
+             "sketch that belongs to the viewer";
+    case Status::kNoCamera:
+      return "no camera answers: check its wires, then press the reset button";
+    case Status::kCameraSilent:
+      return "the camera sends no picture: check its wires, then press the "
+             "reset button";
+    case Status::kModelVersion:
+      return "the model has a schema that the library does not know: convert "
+             "it again";
+    case Status::kOperators:
+      return "the library lacks an operator of the model: install the one that "
+             "firmware/README.md names";
+    case Status::kArena:
+      return "the model does not fit into its arena: convert it again with "
+             "this library in mind";
+    case Status::kTensors:
+      return "the model's tensors are not those of model_data.h: convert it "
+             "again";
+    case Status::kInvoke:
+      return "the model failed to run: upload the sketch again";
+    case Status::kSelfTest:
+      return "the self-test computed wrong bytes: install the library that "
+             "firmware/README.md names";
+  }
+  return "unknown";
+}
+
+void Report(Status status) {
+  if (status == Status::kOk) {
+    return;
+  }
+  shown = status;
+  shown_since = board::Millis();
+  sink::SendStatus(status);
+  for (std::uint32_t told_at = shown_since; IsFatal(status);) {
+    board::Wait(10);
+    UpdateLamps();
+    if (board::Millis() - told_at >= kRepeatMillis) {
+      told_at = board::Millis();
+      sink::SendStatus(status);
+    }
+  }
+}
+
+void UpdateLamps() {
+  const std::uint32_t elapsed = board::Millis() - shown_since;
+  const auto count = static_cast<std::uint32_t>(shown);
+  const std::uint32_t round = count + kPauseBlinks;
+  const std::uint32_t blink = elapsed / kBlinkMillis;
+  if (blink >= round && !IsFatal(shown)) {
+    shown = Status::kOk;
+  }
+  const bool well = shown == Status::kOk;
+  const bool red = !well && blink % round < count &&
+                   elapsed % kBlinkMillis < kBlinkMillis / 2;
+  board::SetLamps(red, well && !shown_busy, well && shown_busy);
+}
+
+void ShowBusy(bool busy) {
+  shown_busy = busy;
+  UpdateLamps();
+}
+
+}  // namespace mirnet

@@ -1,0 +1,178 @@
+// The sketch on this computer: its portable sources are compiled as they are;
+// below is what stands for the board, the model's runtime and the camera.
+//
+//   simulator model      writes the model's bytes to stdout
+//   simulator picture    writes the test picture, RGB565, to stdout
+//   simulator run FD     runs the sketch on an open terminal; simulator.py
+//                        answers the requests for model and camera on stdin
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "../mirnet_nano33ble/board.h"
+#include "../mirnet_nano33ble/enhancer.h"
+#include "../mirnet_nano33ble/image_source.h"
+#include "../mirnet_nano33ble/memory_budget.h"
+
+void setup();
+void loop();
+
+namespace mirnet {
+namespace {
+
+constexpr int kListenMillis = 1000;  // so long a computer may not read
+
+int terminal = -1;
+const auto start = std::chrono::steady_clock::now();
+
+// Ends the program when the terminal or simulator.py is gone.
+void ReadAll(int fd, void* data, std::size_t size) {
+  auto* bytes = static_cast<char*>(data);
+  while (size > 0) {
+    const ssize_t count = read(fd, bytes, size);
+    if (count <= 0) {
+      std::_Exit(0);
+    }
+    bytes += count;
+    size -= static_cast<std::size_t>(count);
+  }
+}
+
+void WriteAll(int fd, const void* data, std::size_t size) {
+  const auto* bytes = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t count = write(fd, bytes, size);
+    if (count <= 0) {
+      std::_Exit(0);
+    }
+    bytes += count;
+    size -= static_cast<std::size_t>(count);
+  }
+}
+
+// Asks simulator.py; it answers with a status and, if that is 0, some bytes.
+Status Ask(char request, const void* data, std::size_t size, void* answer,
+           std::size_t answer_size) {
+  WriteAll(STDOUT_FILENO, &request, 1);
+  WriteAll(STDOUT_FILENO, data, size);
+  Status status;
+  ReadAll(STDIN_FILENO, &status, 1);
+  if (status == Status::kOk) {
+    ReadAll(STDIN_FILENO, answer, answer_size);
+  }
+  return status;
+}
+
+}  // namespace
+
+namespace board {
+
+void Begin() {}
+
+int Read() {
+  pollfd ready{terminal, POLLIN, 0};
+  if (poll(&ready, 1, 1) <= 0) {
+    return -1;
+  }
+  std::uint8_t byte;
+  ReadAll(terminal, &byte, 1);
+  return byte;
+}
+
+bool Write(const std::uint8_t* data, std::size_t size) {
+  while (size > 0) {
+    pollfd ready{terminal, POLLOUT, 0};
+    if (poll(&ready, 1, kListenMillis) <= 0) {
+      return false;
+    }
+    const ssize_t count = write(terminal, data, size < 256 ? size : 256);
+    if (count <= 0) {
+      std::_Exit(0);
+    }
+    data += count;
+    size -= static_cast<std::size_t>(count);
+  }
+  return true;
+}
+
+std::uint32_t Micros() {
+  return static_cast<std::uint32_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(
+          std::chrono::steady_clock::now() - start)
+          .count());
+}
+
+std::uint32_t Millis() {
+  return static_cast<std::uint32_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(
+          std::chrono::steady_clock::now() - start)
+          .count());
+}
+
+void Wait(std::uint32_t milliseconds) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+}
+
+void SetLamps(bool, bool, bool) {}
+
+}  // namespace board
+
+namespace enhancer {
+namespace {
+
+std::int8_t input[kInputSize];
+std::int8_t output[kOutputSize];
+
+}  // namespace
+
+Status Begin() { return Status::kOk; }
+
+std::int8_t* Input() { return input; }
+
+Status Run() {
+  const Status status = Ask('M', input, sizeof input, output, sizeof output);
+  std::memset(input, 0x55, sizeof input);  // the board's is lost as well
+  return status;
+}
+
+const std::int8_t* Output() { return output; }
+
+std::size_t ArenaUsed() { return kArenaBytes; }
+
+}  // namespace enhancer
+
+Status BeginCamera() { return Status::kOk; }
+
+Status ReadCamera(std::uint8_t* frame) {
+  return Ask('C', nullptr, 0, frame, kFrameSize);
+}
+
+}  // namespace mirnet
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "model") == 0) {
+    mirnet::WriteAll(STDOUT_FILENO, mirnet::kModelData, mirnet::kModelSize);
+    return 0;
+  }
+  if (argc == 2 && std::strcmp(argv[1], "picture") == 0) {
+    static std::uint8_t frame[mirnet::kFrameSize];
+    mirnet::ReadTestPicture(frame);
+    mirnet::WriteAll(STDOUT_FILENO, frame, sizeof frame);
+    return 0;
+  }
+  if (argc != 3 || std::strcmp(argv[1], "run") != 0) {
+    std::fprintf(stderr, "simulator.py starts this program\n");
+    return 2;
+  }
+  mirnet::terminal = std::atoi(argv[2]);
+  setup();
+  for (;;) {
+    loop();
+  }
+}

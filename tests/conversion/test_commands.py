@@ -1,0 +1,191 @@
+"""The two commands on bad input and `compare.py` on real artefacts."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_error, run
+
+from conversion import compare, to_tflite
+from conversion.deploy import deployable
+from conversion.frames import calibration_frames
+from conversion.onnx_export import export_onnx
+from conversion.parity import images_to_core
+from conversion.tflite import to_tflite as convert_onnx
+from mirnet_torch.checkpoint import load_model, save_model
+from mirnet_torch.images import write_image
+from mirnet_torch.model import MIRNet, MIRNetConfig
+
+CONVERSION = Path(to_tflite.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_model(MIRNet(MIRNetConfig.preset("mcu")), path)
+    return path
+
+
+def folder_of_images(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        write_image(np.full((24, 32, 3), 40 + i, np.uint8), folder / f"{i}.png")
+    return folder
+
+
+def test_help_is_readable_and_quick(capsys):
+    answer = run(capsys, to_tflite.main, "--help")
+    assert answer.status == 0
+    for text in ("--calibration", "--arena-limit", "arduino-tflm", "NAME_int8.tflite", "exit status", "160x120"):
+        assert text in answer.out
+    program = ("import sys; sys.argv = ['x', '--help']\ntry:\n  from conversion.to_tflite import main; main()\n"
+               "except SystemExit: assert 'tensorflow' not in sys.modules and 'onnx' not in sys.modules")
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=CONVERSION.parent, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("command", [["to_tflite.py"], ["compare.py"], ["-m", "conversion.to_tflite"],
+                                     ["-m", "conversion.compare"]])
+def test_commands_start_as_scripts_and_as_modules(command, tmp_path):
+    if command[0] != "-m":
+        command = [str(CONVERSION / command[0])]
+    environment = dict(os.environ, PYTHONPATH=str(CONVERSION.parent) if command[0] == "-m" else "")
+    answer = subprocess.run([sys.executable, *command, "--help"], cwd=tmp_path, env=environment, capture_output=True,
+                            text=True)
+    assert answer.returncode == 0 and answer.stdout.startswith("usage:") and answer.stderr == ""
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--size", "161x120"], ["161x120", "multiples of 8", "160x120"]),
+    (["--size", "0x120"], ["0x120", "multiples of 8"]),
+    (["--size", "large"], ["'large' is no size", "160x120"]),
+    (["--target", "esp32"], ["no target 'esp32'", "arduino-tflm, litert"]),
+    (["--arena-limit", "much"], ["'much' is no number of bytes"]),
+    (["--calibration", "missing"], ["missing is no folder"]),
+    (["--pairs", "missing"], ["missing is no folder"]),
+])
+def test_bad_arguments(capsys, checkpoint, tmp_path, arguments, words):
+    answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", *arguments)
+    assert_one_error(answer.status, answer.err, *words)
+    assert os.listdir(tmp_path) == []
+
+
+def test_calibration_folders_without_enough_images(capsys, checkpoint, tmp_path):
+    for count, words in ((0, "has no images"), (1, "has one image only (0.png)")):
+        folder = folder_of_images(tmp_path / f"with{count}", count)
+        answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--calibration",
+                     folder)
+        assert_one_error(answer.status, answer.err, words, "at least 2 dark images")
+    folder = folder_of_images(tmp_path / "damaged", 3)
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:40])
+    answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--calibration", folder)
+    assert_one_error(answer.status, answer.err, "1.png is")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_that_are_no_pairs_or_calibrated_on(capsys, checkpoint, tmp_path):
+    folder_of_images(tmp_path / "pairs" / "low", 3)
+    folder_of_images(tmp_path / "pairs" / "high", 3)
+    answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--pairs",
+                 tmp_path / "pairs", "--calibration", tmp_path / "pairs")
+    assert_one_error(answer.status, answer.err, "3 of the 3 pictures", "--calibration and --pairs different pictures")
+    (tmp_path / "pairs" / "high" / "2.png").unlink()
+    answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--pairs",
+                 tmp_path / "pairs")
+    assert_one_error(answer.status, answer.err, "2.png has no partner")
+
+
+def test_checkpoints_that_cannot_be_converted(capsys, tmp_path):
+    def words_for(path) -> tuple[int, str]:
+        answer = run(capsys, to_tflite.main, "--checkpoint", path, "--out", tmp_path / "out")
+        return answer.status, answer.err
+
+    assert_one_error(*words_for(tmp_path / "none.pt"), "does not exist")
+    torch.save({"features.0.weight": torch.zeros(3, 3)}, tmp_path / "other.pt")
+    assert_one_error(*words_for(tmp_path / "other.pt"), "of another network")
+    (tmp_path / "noise.pt").write_bytes(b"noise" * 50)
+    assert_one_error(*words_for(tmp_path / "noise.pt"), "no checkpoint")
+    five = MIRNetConfig(in_channels=5, out_channels=5, n_feat=8, n_RRG=1, n_MSRB=1, height=1)
+    save_model(MIRNet(five), tmp_path / "five.safetensors")
+    assert_one_error(*words_for(tmp_path / "five.safetensors"), "not 5 channels")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_cannot_be_made(capsys, checkpoint, tmp_path):
+    def words_for(out, *more) -> tuple[int, str]:
+        answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", out, *more)
+        return answer.status, answer.err
+
+    full = folder_of_images(tmp_path / "full", 1)
+    assert_one_error(*words_for(full), "exists already", "--force")
+    assert_one_error(*words_for(full, "--force"), "was not made by a conversion")
+    assert os.listdir(full) == ["0.png"]
+    assert_one_error(*words_for(full / "0.png"), "is a file")
+    assert_one_error(*words_for(full / "0.png" / "out"), "cannot write", "another --out")
+    assert_one_error(*words_for("/proc/out"), "cannot write /proc/out")  # read-only for root, too
+
+
+@pytest.fixture(scope="module")
+def artefacts(checkpoint, tmp_path_factory):
+    """ONNX and TFLite files of the checkpoint at 32x24."""
+    folder = tmp_path_factory.mktemp("artefacts")
+    deployed = deployable(load_model(checkpoint), height=24, width=32)
+    export_onnx(deployed, folder / "small.onnx", metadata={})
+    dark = calibration_frames(None, size=(32, 24), channels=3).pick(4).dark
+    files = convert_onnx(folder / "small.onnx", folder,
+                         calibration=images_to_core(deployed, dark.astype(np.float32) / 255))
+    return folder / "small.onnx", files
+
+
+def test_compare_equal_artefacts(capsys, checkpoint, artefacts):
+    onnx, files = artefacts
+    answer = run(capsys, compare.main, checkpoint, onnx)
+    assert answer.status == 0, answer.out + answer.err
+    assert "no tensor differs by more than 0.0001" in answer.out and "body.0.body.0" in answer.out
+    assert "A against the network it was made from: max " in answer.out
+    answer = run(capsys, compare.main, onnx, files.float32, "--atol", "1e-4")
+    assert answer.status == 0, answer.out + answer.err
+    answer = run(capsys, compare.main, f"reference:{files.int8}", f"micro:{files.int8}", "--atol", "0")
+    assert answer.status == 0, answer.out + answer.err
+    assert answer.out.count("equal") > 50
+
+
+def test_compare_finds_the_first_tensor_that_differs(capsys, checkpoint, artefacts, tmp_path):
+    onnx, files = artefacts
+    model = load_model(checkpoint)
+    with torch.no_grad():
+        model.body[0].body[0].conv_out.weight[3] += 0.5
+    save_model(model, tmp_path / "changed.safetensors")
+    answer = run(capsys, compare.main, tmp_path / "changed.safetensors", onnx)
+    assert answer.status == 1
+    assert "first tensor that differs by more than 0.0001: body.0.body.0.conv_out/" in answer.out
+    answer = run(capsys, compare.main, files.float32, files.int8)
+    assert answer.status == 1 and "first tensor that differs" in answer.out and " dB" in answer.out
+
+
+def test_compare_on_a_picture_of_the_users(capsys, artefacts, tmp_path):
+    onnx, files = artefacts
+    write_image(np.full((30, 40, 3), 20, np.uint8), tmp_path / "night.png")
+    assert run(capsys, compare.main, onnx, files.float32, "--image", tmp_path / "night.png").status == 0
+    answer = run(capsys, compare.main, onnx, files.float32, "--image", tmp_path / "none.png")
+    assert_one_error(answer.status, answer.err, "none.png does not exist")
+
+
+def test_compare_refuses_what_is_no_pair_of_artefacts(capsys, checkpoint, artefacts, tmp_path):
+    onnx, files = artefacts
+    for name in ("none.onnx", "none.tflite", "none.pt"):
+        answer = run(capsys, compare.main, onnx, tmp_path / name)
+        assert_one_error(answer.status, answer.err, name)
+    (tmp_path / "noise.tflite").write_bytes(b"noise" * 100)
+    answer = run(capsys, compare.main, onnx, tmp_path / "noise.tflite")
+    assert_one_error(answer.status, answer.err, "noise.tflite")
+    (tmp_path / "noise.onnx").write_bytes(b"noise" * 100)
+    answer = run(capsys, compare.main, tmp_path / "noise.onnx", onnx)
+    assert_one_error(answer.status, answer.err, "noise.onnx")
+    answer = run(capsys, compare.main, onnx, f"micro:{files.float32}")
+    assert answer.status in (0, 1, 2) and "Traceback" not in answer.err

@@ -1,0 +1,166 @@
+"""The whole bridge on a small `mcu` network: artefacts, parity, determinism, limits, interruption."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_error, run
+
+from conversion import convert
+from conversion.c_array import read_c_array
+from conversion.frames import calibration_frames, paired_frames, require_disjoint
+from conversion.graph import read_graph
+from conversion.target import TARGETS, violations
+from conversion.to_tflite import main
+from mirnet_torch.checkpoint import save_model
+from mirnet_torch.cli import UserError
+from mirnet_torch.images import write_image
+from mirnet_torch.model import MIRNet, MIRNetConfig
+
+SCRIPT = Path(__file__).parents[2] / "conversion" / "to_tflite.py"
+SIZE = (48, 32)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    model = MIRNet(MIRNetConfig.preset("mcu"))
+    with torch.no_grad():
+        model.conv_out.weight *= 20  # maps of a trained network's size
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def done(checkpoint, folder):
+    return convert(checkpoint, folder / "first", size=SIZE)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    program = "import sys, conversion; assert not {'torch', 'tensorflow', 'onnx'} & set(sys.modules), 'heavy'"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=SCRIPT.parents[1])
+
+
+def test_the_folder_holds_what_the_result_lists(done, folder):
+    assert {path.name for path in done.folder.iterdir()} == {
+        "small.onnx", "small_float32.tflite", "small_float16.tflite", "small_int8.tflite", "model_data.h",
+        "model_data.cpp", "golden_vectors.h", "golden_vectors.cpp", "report.json", "report.html"}
+    listed = (done.onnx, done.float32, done.float16, done.int8, *done.c_files, done.report_json, done.report_html)
+    assert sorted(listed) == sorted(done.folder.iterdir())
+    assert [path.name for path in folder.iterdir()] == ["first"], "something was left outside OUT"
+
+
+def test_every_stage_keeps_to_its_bar(done):
+    assert [(row.stage, row.before) for row in done.parity] == [
+        ("PyTorch", ""), ("deployable form", "PyTorch"), ("ONNX", "deployable form"), ("TFLite float32", "ONNX"),
+        ("TFLite float16", "TFLite float32"), ("TFLite int8", "TFLite float32"),
+        ("int8, reference kernels", "TFLite int8"), ("int8, tflite-micro", "int8, reference kernels"),
+        ("C array, tflite-micro", "int8, tflite-micro")]
+    assert done.missed == []
+    assert [str(row.bar) for row in done.parity if row.bar] == [
+        "max <= 2e-05", "max <= 1e-05", "max <= 0.0001", "mean <= 1 step", "0 differing bytes", "0 differing bytes"]
+    assert all(row.psnr is not None and 3 < row.psnr < 60 for row in done.parity)
+    assert done.parity[-1].change.differing == 0 and done.parity[-1].change.size > 1000
+
+
+def test_the_model_keeps_the_contract_with_these_operators(done):
+    assert done.target == "arduino-tflm"
+    assert violations(read_graph(done.int8), TARGETS["arduino-tflm"]) == []
+    assert done.operators == {"ADD": 20, "AVERAGE_POOL_2D": 10, "CONV_2D": 49, "MUL": 14, "REDUCE_MAX": 4,
+                              "RESIZE_BILINEAR": 2, "SUB": 3}
+
+
+def test_the_c_array_is_the_model(done):
+    assert read_c_array(done.c_files[1]) == done.int8.read_bytes()
+
+
+def test_layers_and_report(done):
+    assert len(done.layers) > 50 and {layer.module for layer in done.layers} > {"conv_in", "body.0.body.1"}
+    assert all(layer.step > 0 for layer in done.layers)
+    document = json.loads(done.report_json.read_text())
+    assert len(document["layers"]) == len(done.layers)
+    assert document["subject"]["checkpoint"] == "small.safetensors" and document["subject"]["image"] == [48, 32]
+    assert len(document["files"]["small_int8.tflite"]["sha256"]) == 64
+    assert document["operator_counts"] == done.operators
+
+
+def test_the_same_arguments_give_the_same_bytes_from_any_folder(done, checkpoint, tmp_path):
+    """Run as a script, from elsewhere, into a folder of another name."""
+    answer = subprocess.run([sys.executable, SCRIPT, "--checkpoint", checkpoint, "--out", "again", "--size", "48x32"],
+                            cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines()[0].startswith("stage") and answer.stdout.rstrip().endswith("report.html")
+    again = tmp_path / "again"
+    assert sorted(os.listdir(again)) == sorted(os.listdir(done.folder))
+    for path in done.folder.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes(), f"{path.name} differs from run to run"
+    assert sorted(os.listdir(tmp_path)) == ["again"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing(checkpoint, tmp_path, number):
+    process = subprocess.Popen([sys.executable, SCRIPT, "--checkpoint", checkpoint, "--out", tmp_path / "out"],
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob(".out-*/out/*.onnx")):  # in the middle of the work
+        assert process.poll() is None and time.time() < deadline, process.stderr.read()
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and errors.strip().endswith("interrupted") and "Traceback" not in errors
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_model_that_does_not_fit_is_refused_with_figures_and_replaces_nothing(capsys, checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("report.json", "other"):
+        (tmp_path / "out" / name).write_text("{}")
+    answer = run(capsys, main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--size", "48x32", "--force",
+                 "--arena-limit", "8k")
+    assert_one_error(answer.status, answer.err, "the arena needs ", "the limit is 8,000", "largest tensors", "conv_in",
+                     "--arena-limit")
+    assert os.listdir(tmp_path) == ["out"] and sorted(os.listdir(tmp_path / "out")) == ["other", "report.json"]
+
+
+def test_flash_limit(done):
+    from conversion.pipeline import _check_fit
+
+    _check_fit(done.cost, {"arena": done.cost.arena_bytes, "flash": done.int8.stat().st_size})
+    with pytest.raises(UserError, match=r"model has [\d,]+ bytes, the flash limit is 30,000; the largest weights: "
+                                        r".*\[24, 3, 3, 24\] int8 \(5,280 bytes\)"):
+        _check_fit(done.cost, {"arena": None, "flash": 30_000})
+
+
+def test_calibration_and_test_frames_are_disjoint():
+    calibration = calibration_frames(None, size=SIZE, channels=3)
+    judged = paired_frames(None, size=SIZE, channels=3)
+    require_disjoint(calibration, judged)
+    assert calibration.dark.shape == (36, 32, 48, 3) and judged.dark.shape == (6, 32, 48, 3) == judged.bright.shape
+    assert not {name.split("-")[0] for name in calibration.names} & {name.split("-")[0] for name in judged.names}
+    with pytest.raises(UserError, match="6 of the 6 pictures to be judged by are calibrated on as well"):
+        require_disjoint(judged, judged)
+    assert calibration.pick(10).names[0] == "astronaut-1" and len(calibration.pick(10).names) == 10
+    assert calibration_frames(None, size=SIZE, channels=1).dark.shape == (36, 32, 48, 1)
+
+
+def test_calibration_folders_may_have_the_layout_of_pairs(tmp_path):
+    (tmp_path / "low").mkdir()
+    for i in range(3):
+        write_image(np.full((40, 60, 3), 10 * i, np.uint8), tmp_path / "low" / f"{i}.png")
+    frames = calibration_frames(tmp_path, size=SIZE, channels=3)
+    assert frames.names == ("0.png", "1.png", "2.png") and frames.dark[:, 0, 0, 0].tolist() == [0, 10, 20]

@@ -1,0 +1,96 @@
+"""What the sketch promises of memory, lamps and camera, as far as it shows without a board."""
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from sketch_tools import FIRMWARE, HERE, SKETCH, WARNINGS, need, run
+
+OTHER_STATUSES, FATAL_STATUSES = range(1, 6), range(6, 12)
+
+
+def test_budget(host_program, model_constants: dict[str, float]) -> None:
+    arena, others, frame, flash = map(int, host_program("budget").split())
+    assert arena == model_constants["kArenaBytes"] and flash == model_constants["kModelSize"] <= 350_000
+    assert frame == 160 * 120 * 2
+    assert arena + others <= 180_000
+    assert others - frame <= 2048, "protocol buffers"
+
+
+@pytest.mark.parametrize("constant, value, complaint", [
+    ("kArenaBytes", "160000", "take too much memory"), ("kArenaBytes", "130008", "steps of 16 bytes"),
+    ("kModelSize", "350001", "takes too much flash"), ("kInputZeroPoint", "0", "8-bit level"),
+    ("kInputScale", "0.0041f", "8-bit level"), ("kOutputChannels", "6", "another head")])
+def test_a_model_that_does_not_suit_does_not_compile(tmp_path: Path, constant: str, value: str, complaint: str) -> None:
+    for path in (*SKETCH.glob("*.h"), SKETCH / "pixels.cpp"):
+        shutil.copy(path, tmp_path)
+    header = (SKETCH / "model_data.h").read_text()
+    changed = re.sub(rf"({constant} = )[^;]+;", rf"\g<1>{value};", header)
+    assert changed != header
+    (tmp_path / "model_data.h").write_text(changed)
+    (tmp_path / "all.cpp").write_text('#include "memory_budget.h"\n#include "pixels.cpp"\n')
+    result = subprocess.run([need("g++"), "-std=gnu++14", "-fsyntax-only", tmp_path / "all.cpp"],
+                            capture_output=True, text=True)
+    assert result.returncode and complaint in result.stderr
+
+
+def test_portable_sources_have_no_heap_and_no_string() -> None:
+    for path in sorted(SKETCH.glob("*.[chi]*")):
+        code = re.sub(r"//[^\n]*|\"[^\"\n]*\"", "", path.read_text())
+        on_heap = re.search(r"\b(new|malloc|calloc|realloc|free|String|std::(string|vector|function))\b", code)
+        assert on_heap is None, f"{path.name}: {on_heap}"
+
+
+def test_only_the_enhancer_includes_tensorflow() -> None:
+    users = [path.name for path in SKETCH.glob("*.[chi]*")
+             if re.search(r"#include.*(?i:tensorflow)", path.read_text())]
+    assert users == ["enhancer.cpp"]
+
+
+def test_clang_format() -> None:
+    formatter = need("clang-format")
+    generated = ("model_data.h", "model_data.cpp", "golden_vectors.h", "golden_vectors.cpp")
+    sources = [*SKETCH.glob("*.[chi]*"), *FIRMWARE.glob("viewer/*.cpp"), *HERE.glob("*.cpp"),
+               *HERE.glob("qemu/*.[ch]*")]
+    ragged = [path.name for path in sources if path.name not in generated and path.read_bytes() != run(
+        formatter, "--style=Google", f"--assume-filename={path.stem}.cpp", input=path.read_bytes())]
+    assert not ragged, "run clang-format --style=Google -i on them"
+
+
+def test_portable_sources_compile_without_warnings() -> None:
+    from simulator import portable_sources
+    hand_written = [path for path in portable_sources() if path.name not in ("model_data.cpp", "golden_vectors.cpp")]
+    for path in (*hand_written, FIRMWARE / "viewer" / "simulator.cpp", SKETCH / "mirnet_nano33ble.ino"):
+        run(need("g++"), *WARNINGS, "-Wshadow", "-Wsign-conversion", "-fsyntax-only", "-x", "c++", path)
+
+
+@pytest.mark.parametrize("status", OTHER_STATUSES)
+def test_red_lamp_blinks_the_status_once(host_program, status: int) -> None:
+    lamps = host_program("lamps", status).decode()
+    assert len(re.findall("r+", lamps)) == status
+    assert lamps.endswith("g" * 100), "green again afterwards"
+
+
+@pytest.mark.parametrize("status", FATAL_STATUSES)
+def test_red_lamp_blinks_for_ever_and_the_status_is_repeated(host_program, status: int) -> None:
+    lamps, sent = host_program("lamps", status).decode().split()
+    first_round = re.match(r"\.*((r+\.{10,16})+)\.{60,}", lamps)
+    assert first_round is not None and len(re.findall("r+", first_round[1])) == status
+    assert len(re.findall("r+", lamps)) > status
+    assert int(sent) > 4 * (12 + 1 + 20 + 4), "said every two seconds of ten"
+
+
+def test_camera_frame_arrives_whole(host_program) -> None:
+    whole, locks, *frame = map(int, host_program("camera", 10**9).split())
+    assert whole == 1 and locks == 0
+    assert frame == [16 * row + column for row in range(3) for column in range(4)]
+
+
+@pytest.mark.parametrize("silent_after", [0, 10, 20, 32, 41, 60, 90, 120, 150, 165])
+def test_camera_that_is_unplugged_is_given_up(host_program, silent_after: int) -> None:
+    whole, locks, *_ = map(int, host_program("camera", silent_after).split())
+    assert whole == 0, "no frame can have come"
+    assert locks == 0, "interrupts are on again"

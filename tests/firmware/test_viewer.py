@@ -1,0 +1,275 @@
+"""The viewer against the simulator end to end: the sketch's own code behind a pseudo-terminal, under sanitizers."""
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+import tty
+import zlib
+from pathlib import Path
+from typing import Callable, Iterator
+
+import numpy as np
+import pytest
+import simulator as simulation
+from link import Decoder, Link, LinkError, Message, Type, Unplugged, from_rgb565, to_rgb565, watch
+from PIL import Image
+from simulator import Simulator
+from sketch_tools import FIRMWARE, SKETCH, need
+
+from conversion.c_array import read_c_array
+from conversion.pixels import apply_maps, head_tables, model_input
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need("g++")
+    pytest.importorskip("tflite_micro")
+    return tmp_path_factory.mktemp("simulator")
+
+
+@pytest.fixture
+def board(folder: Path) -> Iterator[Simulator]:
+    simulator = Simulator(_camera(), sanitize=True, folder=folder)
+    yield simulator
+    assert simulator.unplug() is None, "the sketch died: a sanitizer has spoken on stderr"
+    simulator.close()
+
+
+@pytest.fixture(scope="module")
+def expected(model_constants: dict[str, float]) -> Callable[[np.ndarray], np.ndarray]:
+    """The bright picture of a dark one, by the bridge's own Python and tflite-micro."""
+    from tflite_micro.python.tflite_micro import runtime
+    interpreter = runtime.Interpreter.from_bytes(read_c_array(SKETCH / "model_data.cpp"), arena_size=1 << 20)
+    tables = head_tables(model_constants["kOutputScale"], int(model_constants["kOutputZeroPoint"]))
+
+    def enhance(dark: np.ndarray) -> np.ndarray:
+        interpreter.set_input(model_input(dark)[None], 0)
+        interpreter.invoke()
+        return apply_maps(dark, interpreter.get_output(0)[0], tables)
+
+    return enhance
+
+
+def test_fifty_frames_and_an_unplug_in_the_middle(board: Simulator, expected: Callable) -> None:
+    dark, numbers, words = [], [], []
+    for update in watch(lambda: board.port, frames=50):
+        if isinstance(update, str):
+            words.append(update)
+            continue
+        dark.append(update.dark)
+        numbers.append(update.number)
+        if len(numbers) % 10 == 1:
+            np.testing.assert_array_equal(update.bright, expected(update.dark))
+        if len(numbers) == 20:
+            board.unplug()
+            threading.Timer(1.0, board.plug).start()
+    assert len(numbers) == 50 and numbers == [*range(20), *range(30)], "the sketch starts anew when plugged in"
+    assert sum("waiting for it to come back" in word for word in words) == 1
+    assert sum("is back" in word for word in words) == 1
+    assert sum("frames/s" in word for word in words) == 50
+    assert not np.array_equal(dark[0], dark[1]), "the camera's picture moves"
+
+
+def test_corrupted_stream_loses_frames_but_shows_no_wrong_one(board: Simulator, expected: Callable) -> None:
+    rng = random.Random(0)
+
+    def corrupt(data: bytes) -> bytes:  # about one wrong, missing or additional byte in 200,000
+        if rng.random() < len(data) / 200_000:
+            at = rng.randrange(len(data))
+            return data[:at] + rng.choice((b"", b"\xa5M\x01", bytes([data[at] ^ 16]))) + data[at + 1:]
+        return data
+
+    with _Wire(board.port, corrupt) as wire:
+        link = Link(wire.port, patience=10)
+        pictures = list(itertools.islice(link.stream(), 25))
+        link.close()
+    numbers = [picture.number for picture in pictures]
+    assert numbers == sorted(set(numbers)) and numbers[-1] > 25, "some frames are lost, none comes twice"
+    for picture in pictures[::5]:
+        np.testing.assert_array_equal(picture.bright, expected(picture.dark))
+
+
+def test_garbled_commands_are_answered_and_survived(board: Simulator) -> None:
+    garbage = random.Random(1).randbytes(5000)
+    whole = Message(Type.ENHANCE, 7, bytes(38400)).encode()
+    flipped = whole[:20000] + bytes([whole[20000] ^ 1]) + whole[20001:]
+    foreign = bytearray(Message(Type.INFO, 9).encode())
+    foreign[2] = 2
+    foreign[8:12] = struct.pack("<I", zlib.crc32(foreign[:8]))
+    for sent, status in ((flipped, 1), (whole[:30000], 1), (Message(0x55, 8).encode(), 2),
+                         (Message(Type.STREAM, 8, b"\x09").encode(), 2),
+                         (Message(Type.ENHANCE, 8, bytes(5)).encode(), 2),
+                         (Message(Type.ENHANCE, 8, bytes(40000)).encode()[:12], 2), (bytes(foreign), 3)):
+        answers = _talk(board.port, garbage + sent, until=Type.STATUS)
+        assert answers[-1].payload[0] == status and len(answers[-1].payload) > 20, sent[:12]
+        answers = _talk(board.port, Message(Type.INFO, 77).encode(), until=Type.INFO_TEXT)
+        assert answers[-1].tag == 77
+
+
+def test_silent_camera_is_said_and_the_rest_still_works(folder: Path) -> None:
+    pictures = itertools.chain([np.zeros((120, 160, 3), np.uint8)], itertools.repeat(None))
+    board = Simulator(lambda: next(pictures), sanitize=True, folder=folder)
+    try:
+        link = Link(board.port)
+        with pytest.raises(LinkError, match="the camera sends no picture: check its wires"):
+            list(link.stream())
+        with pytest.raises(LinkError, match="the camera sends no picture"):
+            link.capture()
+        assert link.capture(test_picture=True).bright.shape == (120, 160, 3)
+        assert link.self_test()["self-test"] == "passed"
+        link.close()
+        said = _talk(board.port, Message(Type.STREAM, 9, b"\1").encode(), until=Type.INFO_TEXT, seconds=1, all=True)
+        assert [message.payload[0] for message in said] == [0, 5], "the stream has ended with the camera"
+    finally:
+        board.close()
+
+
+def test_failed_self_test_stops_the_sketch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wrong byte of the golden output: the board says so, again and again, and obeys nothing."""
+    sketch = tmp_path / "mirnet_nano33ble"
+    shutil.copytree(SKETCH, sketch)
+    shutil.copytree(FIRMWARE / "viewer", tmp_path / "viewer")
+    source = sketch / "golden_vectors.cpp"
+    head, output, codes = source.read_text().partition("kGoldenOutput[kOutputSize] = {\n  ")
+    first, comma, rest = codes.partition(",")
+    source.write_text(head + output + str(int(first) - 1 if int(first) > 0 else int(first) + 1) + comma + rest)
+    monkeypatch.setattr(simulation, "SKETCH", sketch)
+    monkeypatch.setattr(simulation, "HERE", tmp_path / "viewer")
+    board = Simulator(folder=tmp_path)
+    try:
+        answers = _talk(board.port, Message(Type.CAPTURE, 5).encode(), until=Type.STATUS, seconds=1)
+        line = next(message for message in answers if message.type == Type.SELF_TEST_TEXT).payload.decode()
+        assert line.startswith("self-test=failed") and "differing=1 " in line and "largest=1 " in line
+        link = Link(board.port)
+        for _ in range(2):
+            with pytest.raises(LinkError, match="self-test computed wrong bytes"):
+                link.capture()
+        link.close()
+    finally:
+        board.close()
+
+
+def test_frames_of_the_computer(board: Simulator, expected: Callable, frames: np.ndarray) -> None:
+    link = Link(board.port)
+    for frame in frames[:3]:
+        picture = link.enhance(from_rgb565(frame))
+        np.testing.assert_array_equal(to_rgb565(picture.dark), frame)
+        np.testing.assert_array_equal(picture.bright, expected(picture.dark))
+    link.close()
+
+
+def test_no_port_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(Unplugged, match="nowhere cannot be opened"):
+        Link(str(tmp_path / "nowhere"))
+    result = _viewer("--port", str(tmp_path / "nowhere"), "--info")
+    assert result.returncode == 1 and "nowhere cannot be opened" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_port_without_a_board_is_given_up() -> None:
+    ours, theirs = os.openpty()
+    link = Link(os.ttyname(theirs), patience=0.5)
+    with pytest.raises(LinkError, match="silent for 0.5 s"):
+        link.info()
+    link.close()
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--image", "nowhere.png"], "nowhere.png: there is no such file"),
+    (["--image", __file__], "it is no picture that can be read"),
+    (["--image", "{picture}", "--save", "{picture}"], "cannot write"),
+    (["--test-picture", "--frames", "1", "--save", "{picture}/in"], "cannot write")])
+def test_bad_files_get_one_clear_line(folder: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (40, 30)).save(picture)
+    result = _viewer("--simulate", *(argument.format(picture=picture) for argument in arguments), cache=folder)
+    assert result.returncode == 1 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_commands(folder: Path, tmp_path: Path, expected: Callable) -> None:
+    """What the page of the viewer promises, by the command itself."""
+    info = _viewer("--simulate", "--info", cache=folder)
+    assert "protocol=1 model=" in info.stdout and " width=160 height=120 " in info.stdout and info.returncode == 0
+    test = _viewer("--simulate", "--self-test", cache=folder)
+    assert test.stdout.startswith("self-test=passed") and " differing=0 " in test.stdout and test.returncode == 0
+
+    photograph = tmp_path / "night.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 60, (300, 500, 3), np.uint8)).save(photograph)
+    saved = _viewer("--simulate", "--image", str(photograph), "--save", str(tmp_path / "out"), cache=folder)
+    assert saved.returncode == 0, saved.stderr
+    dark, bright = (np.asarray(Image.open(tmp_path / "out" / f"night-{name}.png")) for name in ("dark", "bright"))
+    np.testing.assert_array_equal(bright, expected(dark))
+
+    stream = _viewer("--simulate", "--test-picture", "--frames", "3", "--save", str(tmp_path / "stream"), cache=folder)
+    assert stream.stdout.count("frames/s") == 3 and stream.returncode == 0
+    assert len(list((tmp_path / "stream").glob("*.png"))) == 6
+
+
+def _camera() -> simulation.Camera:
+    """A dark photograph that moves."""
+    from skimage import data
+    from skimage.transform import resize
+    photograph = (resize(data.coffee(), (120, 160), anti_aliasing=True) * 50).astype(np.uint8)
+    shifts = itertools.count()
+    return lambda: np.roll(photograph, next(shifts), axis=1)
+
+
+def _talk(port: str, data: bytes, *, until: Type, seconds: float = 5, all: bool = False) -> list[Message]:
+    """Send bytes and return what comes back, up to the first message of a type; statuses only if asked for."""
+    import serial
+    decoder, deadline = Decoder(), time.monotonic() + seconds
+    messages: list[Message] = []
+    with serial.Serial(port, timeout=0.05) as line:
+        line.write(data)
+        while time.monotonic() < deadline and not any(message.type == until for message in messages):
+            messages += [message for message in decoder.feed(line.read(4096)) if message.type != Type.STATUS
+                         or until == Type.STATUS or all]
+    return messages
+
+
+def _viewer(*arguments: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ) | ({"XDG_CACHE_HOME": str(cache)} if cache else {})
+    return subprocess.run([sys.executable, FIRMWARE / "viewer", *arguments], capture_output=True, text=True,
+                          env=environment, timeout=120)
+
+
+class _Wire:
+    """A pseudo-terminal in front of a port that changes what comes from there."""
+
+    def __init__(self, port: str, change: Callable[[bytes], bytes]) -> None:
+        self._board = os.open(port, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(self._board)
+        self._near, self._far = os.openpty()
+        tty.setraw(self._far)
+        self._change, self._open = change, True
+        self.port = os.ttyname(self._far)
+        self._thread = threading.Thread(target=self._pass)
+
+    def __enter__(self) -> _Wire:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open = False
+        self._thread.join()
+        for end in (self._board, self._near, self._far):
+            os.close(end)
+
+    def _pass(self) -> None:
+        while self._open:
+            for end in select.select([self._board, self._near], [], [], 0.05)[0]:
+                data = os.read(end, 4096)
+                if end == self._board:
+                    data = self._change(data)
+                while data and self._open:
+                    if select.select([], [self._near if end == self._board else self._board], [], 0.05)[1]:
+                        data = data[os.write(self._near if end == self._board else self._board, data[:512]):]
