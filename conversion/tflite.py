@@ -130,8 +130,7 @@ def _convert(onnx_path: str) -> None:
                             not_use_onnxsim=True, not_use_opname_auto_generate=True, disable_model_save=True,
                             non_verbose=True, verbosity="error")
     # Not from_keras_model: that writes and reads a SavedModel on the way, which takes `paper` more than ten minutes.
-    image = tf.TensorSpec(model.inputs[0].shape, tf.float32, name="core")
-    traced = tf.function(lambda core: model(core)).get_concrete_function(image)
+    traced = _trace(model)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
     Path("float32.tflite").write_bytes(converter.convert())
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -141,6 +140,13 @@ def _convert(onnx_path: str) -> None:
     source = load_onnx(onnx_path)
     ranges = activation_ranges(source, calibration)
     Path("int8.tflite").write_bytes(_quantise(Path("float32.tflite").read_bytes(), source.graph, ranges))
+
+
+def _trace(model: Any) -> Any:
+    """Return a Keras model as one TensorFlow function with an input of fixed shape."""
+    import tensorflow as tf
+    image = tf.TensorSpec(model.inputs[0].shape, tf.float32, name="core")
+    return tf.function(lambda core: model(core)).get_concrete_function(image)
 
 
 def _forbid_network(event: str, arguments: tuple[Any, ...]) -> None:

@@ -8,10 +8,10 @@
 namespace mirnet {
 
 // The .tflite file, and the SHA-256 of its bytes.
-constexpr std::size_t kModelSize = 69176;
+constexpr std::size_t kModelSize = 69064;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "e2a79b321cbbb9b8134d08d435c79d3d28aeb3f7f909b4bce45345ce4db07d39";
+    "1d2ac9e0bde5d98dabc832e3fee534effd15a5ebe981ace5c86b5b81ed26c947";
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kShuffle x kShuffle pixels. Channel
