@@ -136,7 +136,6 @@ def _convert(onnx_path: str) -> None:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     Path("float16.tflite").write_bytes(converter.convert())
-    del model, traced, converter
     source = load_onnx(onnx_path)
     ranges = activation_ranges(source, calibration)
     Path("int8.tflite").write_bytes(_quantise(Path("float32.tflite").read_bytes(), source.graph, ranges))
