@@ -200,9 +200,11 @@ class LiteRTStage(_TFLiteStage):
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
         resolver = (OpResolverType.BUILTIN_REF if self._runtime == "litert-reference" else
                     OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if preserve else OpResolverType.AUTO)
+        # Without XNNPACK and with two threads, LiteRT 2.1.0 computes a wrong convolution where map and kernel are 2x2.
+        threads = 1 if preserve else self._threads
         try:
             interpreter = Interpreter(model_content=self._content, experimental_op_resolver_type=resolver,
-                                      num_threads=self._threads, experimental_preserve_all_tensors=preserve)
+                                      num_threads=threads, experimental_preserve_all_tensors=preserve)
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{self._runtime} cannot run the model: {_one_line(error)}") from error

@@ -150,12 +150,12 @@ def test_calibration_and_test_frames_are_disjoint():
     calibration = calibration_frames(None, size=SIZE, channels=3)
     judged = paired_frames(None, size=SIZE, channels=3)
     require_disjoint(calibration, judged)
-    assert calibration.dark.shape == (36, 32, 48, 3) and judged.dark.shape == (6, 32, 48, 3) == judged.bright.shape
+    assert calibration.dark.shape == (72, 32, 48, 3) and judged.dark.shape == (6, 32, 48, 3) == judged.bright.shape
     assert not {name.split("-")[0] for name in calibration.names} & {name.split("-")[0] for name in judged.names}
     with pytest.raises(UserError, match="6 of the 6 pictures to be judged by are calibrated on as well"):
         require_disjoint(judged, judged)
     assert calibration.pick(10).names[0] == "astronaut-1" and len(calibration.pick(10).names) == 10
-    assert calibration_frames(None, size=SIZE, channels=1).dark.shape == (36, 32, 48, 1)
+    assert calibration_frames(None, size=SIZE, channels=1).dark.shape == (72, 32, 48, 1)
 
 
 def test_calibration_folders_may_have_the_layout_of_pairs(tmp_path):
