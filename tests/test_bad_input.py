@@ -313,7 +313,6 @@ def test_out_without_permission(capsys, files, network):
     (["--data", "{files}/pairs", "--out", "{files}/photo.png"], ["photo.png"]),
     (["--data", "{files}/pairs", "--out", "/proc/out"], ["/proc/out"]),
     (["--data", "{files}/pairs", "--device", "abacus"], ["abacus"]),
-    ([], ["--data"]),
 ])
 def test_bad_arguments_of_evaluate(capsys, files, network, arguments, words):
     (files / "void").mkdir()
