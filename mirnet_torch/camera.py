@@ -40,6 +40,8 @@ class Camera:
 DARK = Camera()
 # Another frame of the same dark scene, made from a dark image: half a stop to either side, some more noise.
 RETAKE = Camera(exposure=(0.7, 1.4), white_balance=(0.9, 1.1), full_well=(4000.0, 40000.0), read_noise=(0.0, 3.0))
+# The bright image itself, as a camera takes it.
+FULL_LIGHT = Camera(exposure=(0.9, 1.0), white_balance=(0.97, 1.03))
 
 
 def darken(image: np.ndarray, *, rng: np.random.Generator, camera: Camera = DARK, rgb565: bool = False) -> np.ndarray:
@@ -52,7 +54,7 @@ def darken(image: np.ndarray, *, rng: np.random.Generator, camera: Camera = DARK
         rgb565: keep 5, 6 and 5 bits of red, green and blue, expanded to 8 by repeating the high bits.
 
     Returns:
-        uint8 (H, W, 3), sRGB, not brightened: most levels are low.
+        uint8 (H, W, 3), sRGB, not brightened.
     """
     exposure = _log_uniform(rng, camera.exposure)
     red, blue = _log_uniform(rng, camera.white_balance), _log_uniform(rng, camera.white_balance)

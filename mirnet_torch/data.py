@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Iterator, Sequence
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms.v2 import functional as F
 
-from mirnet_torch.camera import RETAKE, darken
+from mirnet_torch.camera import FULL_LIGHT, RETAKE, darken
 from mirnet_torch.cli import UserError
 from mirnet_torch.images import SUFFIXES, camera_size, read_image
 
@@ -211,6 +211,7 @@ class Augmentation:
     rotations: bool = True  # by quarter turns
     scales: bool = False  # crops from the patch's own size up to the whole scene, filtered down to the patch
     jitter: bool = False  # every other dark patch is taken again by the camera model: exposure, white balance, noise
+    relight: float = 0.0  # every tenth dark patch is made from its bright partner, half of these with so little light
 
 
 class Samples(Dataset[Tensor]):
@@ -240,6 +241,10 @@ class Samples(Dataset[Tensor]):
         rng = np.random.default_rng((self.seed, _SAMPLE, number))
         scene = int(_order(self.seed, passed, len(self))[position]) % len(self.scenes)
         patches = cut_patch(self.scenes[scene], self.augmentation, rng)
+        if self.augmentation.relight and (draw := rng.random()) < 0.1:
+            any_light = replace(FULL_LIGHT, exposure=(self.augmentation.relight, 1.0), white_balance=(0.9, 1.1))
+            bright = patches[-1:]
+            return torch.cat([_darkened(bright, rng, camera=FULL_LIGHT if draw < 0.05 else any_light), bright])
         if len(patches) == 1:
             return torch.cat([_darkened(patches, rng), patches])
         if self.augmentation.jitter and rng.random() < 0.5:

@@ -87,6 +87,9 @@ class TrainOptions:
     rotations: bool = _option(True, "turn patches by quarter turns")
     scales: bool = _option(False, "cut patches at all scales from pixel for pixel up to the whole image")
     jitter: bool = _option(False, "vary exposure, white balance and noise of every other dark patch")
+    relight: bool = _option(False, "make every tenth dark patch from its bright partner: half of these normally "
+                                   "lit, which a network then learns to leave alone, half with any light")
+    relight_from: float = _option(0.02, "least of that light", low=1e-3, high=1)
     mixup_alpha: float = _option(1.2, "MixUp blends pairs with shares from Beta(A, A); 0: no MixUp", low=0, high=1e3)
     mixup_from: int = _option(6, "first epoch with MixUp", low=1, high=10 ** 9)
 
@@ -95,8 +98,10 @@ class TrainOptions:
     warmup_epochs: int = _option(3, "epochs of linear warm-up, at most half of all", low=0, high=10 ** 9)
     betas: tuple[float, float] = _option((0.9, 0.999), "Adam's decay rates", low=0, high=1 - 1e-9)
     weight_decay: float = _option(1e-8, "Adam's weight decay", low=0, high=1e3)
-    charbonnier_eps: float = _option(1e-3, "epsilon of the loss, the mean of sqrt(difference^2 + epsilon^2)", low=1e-9,
-                                     high=1e3)
+    loss: str = _option("charbonnier", "charbonnier, as in the paper, or psnr, the measure itself",
+                        choices=("charbonnier", "psnr"))
+    charbonnier_eps: float = _option(1e-3, "epsilon of the Charbonnier loss, mean of sqrt(difference^2 + epsilon^2)",
+                                     low=1e-9, high=1e3)
     clip: float = _option(1.0, "largest norm of the gradient; 0: do not clip", low=0, high=1e9)
     ema: float = _option(0.999, "decay of the averaged weights per step; 0: no averaging", low=0, high=1 - 1e-9)
 
@@ -157,8 +162,8 @@ class TrainOptions:
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     # Whole camera frames and details of them; a small network wants a larger step and many passes.
-    "mcu": {"patch": (160, 120), "scales": True, "jitter": True, "mixup_alpha": 0.0, "epochs": 300, "lr": 2e-3,
-            "val_size": (160, 120), "validate_every": 10},
+    "mcu": {"patch": (160, 120), "scales": True, "jitter": True, "relight": True, "mixup_alpha": 0.0,
+            "epochs": 400, "lr": 2e-3, "val_size": (160, 120), "validate_every": 10},
 }
 # Options that may change when a run is resumed, since the result does not depend on them.
 FREE = ("data", "checkpoint_minutes", "workers")
@@ -240,7 +245,9 @@ class _Training:
         self.data = {"name": options.data.resolve().name if options.data else "photographs of scikit-image",
                      "files": _fingerprint(train_pairs, val_pairs)}
         scenes = Scenes(train_pairs, cache_bytes=CACHE_BYTES // self.world)
-        augmentation = Augmentation(options.patch, options.flips, options.rotations, options.scales, options.jitter)
+        augmentation = Augmentation(options.patch, flips=options.flips, rotations=options.rotations,
+                                    scales=options.scales, jitter=options.jitter,
+                                    relight=options.relight_from if options.relight else 0.0)
         self.samples = Samples(scenes, augmentation, seed=options.seed)
         self.frames = [] if self.rank else list(validation_frames(val_pairs, options.val_size, seed=options.seed))
         self.steps_per_epoch = max(1, round(len(self.samples) / (options.batch * self.world)))
@@ -326,7 +333,8 @@ class _Training:
         low, high = self._mix(batch, epoch).unbind(1)
         with self.autocast:
             output = self.network(low.contiguous(memory_format=self.memory_format))
-        loss = charbonnier(output.float(), high, options.charbonnier_eps)
+        loss = (charbonnier(output.float(), high, options.charbonnier_eps) if options.loss == "charbonnier"
+                else psnr_loss(output.float(), high))
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip or math.inf)
@@ -550,6 +558,11 @@ class _Training:
 def charbonnier(output: Tensor, truth: Tensor, eps: float) -> Tensor:
     """Return the mean over all elements of sqrt(difference^2 + eps^2) (Charbonnier et al., ICIP 1994)."""
     return (output - truth).square().add(eps * eps).sqrt().mean()
+
+
+def psnr_loss(output: Tensor, truth: Tensor) -> Tensor:
+    """Return minus the mean over the images of their PSNR, in units of 100 dB; it stops near 40 dB."""
+    return torch.log10((output - truth).square().mean((1, 2, 3)) + 1e-4).mean() / 10
 
 
 class _Signals:

@@ -16,7 +16,7 @@ from mirnet_torch.data import (TRAIN_PHOTOGRAPHS, VAL_PHOTOGRAPHS, Augmentation,
                                find_pairs, find_split, mixup_draw, photograph, validation_frames)
 from mirnet_torch.images import camera_size
 
-EVERYTHING = Augmentation((16, 12), scales=True, jitter=True)
+EVERYTHING = Augmentation((16, 12), scales=True, jitter=True, relight=0.1)
 
 
 def names(pairs):
@@ -164,6 +164,23 @@ def test_jitter_takes_half_of_the_dark_patches_again(pairs):
         assert torch.equal(ours[1], theirs[1])
         changed += not torch.equal(ours[0], theirs[0])
     assert 30 <= changed <= 70
+
+
+def test_relight_makes_a_tenth_of_the_dark_patches_from_bright_ones(pairs):
+    """Half of them with all the light. Photographs have bright images only and are relit alike."""
+    plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
+    relit = Samples(plain.scenes, Augmentation((16, 12), relight=0.3), seed=0)
+    light = []
+    for number in range(600):
+        (dark, bright), (dark_before, bright_before) = relit[number].float(), plain[number].float()
+        assert torch.equal(bright, bright_before)
+        if not torch.equal(dark, dark_before):
+            light.append(float(dark.mean() / bright.mean()))
+    assert 40 <= len(light) <= 80 and 0.3 < min(light) < 0.75
+    assert 0.35 * len(light) <= sum(share > 0.93 for share in light) <= 0.85 * len(light)
+    photographs = Samples(Scenes(None), Augmentation((160, 120), relight=0.3), seed=0)
+    ratios = [float(dark.mean() / bright.mean()) for dark, bright in (photographs[i].float() for i in range(60))]
+    assert 1 <= sum(ratio > 0.8 for ratio in ratios) <= 15
 
 
 def test_scenes_smaller_than_the_patch_are_listed(pairs):
