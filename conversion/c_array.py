@@ -94,9 +94,7 @@ int RegisterOperators(Resolver* resolver) {{
 namespace mirnet {{
 
 // clang-format off
-alignas({ALIGNMENT}) const unsigned char kModelData[kModelSize] = {{
-{_rows((f"0x{byte:02x}" for byte in Path(tflite).read_bytes()), 12)}
-}};
+{model_array(Path(tflite).read_bytes())}
 
 {_tables(config, maps)}// clang-format on
 
@@ -160,6 +158,13 @@ namespace mirnet {{
     return _write(folder, "golden_vectors", header, source)
 
 
+def model_array(content: bytes) -> str:
+    """Return the definition of the array that holds a model; `read_c_array` is the way back."""
+    rows = (content[i:i + 12].hex(" ").replace(" ", ", 0x") for i in range(0, len(content), 12))
+    return (f"alignas({ALIGNMENT}) const unsigned char kModelData[kModelSize] = {{\n"
+            + "\n".join(f"  0x{row}," for row in rows) + "\n};")
+
+
 def read_c_array(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of the array in a model_data.cpp.
 
@@ -169,18 +174,18 @@ def read_c_array(path: str | os.PathLike[str]) -> bytes:
     body = re.search(r"kModelData\[kModelSize\] = \{([^}]*)\}", Path(path).read_text())
     if body is None:
         raise ValueError(f"{path} holds no model data")
-    return bytes(int(byte, 16) for byte in body[1].split(",") if byte.strip())
+    return bytes.fromhex(body[1].replace("0x", "").replace(",", ""))
 
 
 _OUTPUTS = {  # what the output means, for the header; the tables are those of conversion/pixels.py
     "affine": """\
 // For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0), (2,1)
 // and 3 offsets. Entry code + 128 of a table is what a code of the output
-// stands for, with 10 bits after the point: a gain, a share, or an offset in
-// 8-bit levels. All are enlarged bilinearly to the picture's size; with
-// r = gain * picture the result is
+// stands for, a gain, a share, or an offset in 8-bit levels, times 2^16 / g^2
+// with g = kShuffle if that is odd, else 2 * kShuffle. All are enlarged
+// bilinearly to the picture's size; with r = gain * picture the result is
 // r[c] + sum over d != c of share(c, d) * r[d] + offset[c].
-extern const std::uint16_t kGainTable[256];
+extern const std::int32_t kGainTable[256];
 extern const std::int32_t kShareTable[256];
 extern const std::int32_t kOffsetTable[256];
 """,
@@ -192,10 +197,9 @@ def _tables(config: MIRNetConfig, maps: Tensor) -> str:
     """The definitions of the tables that `_OUTPUTS` declares."""
     if config.head != "affine":
         return ""
-    tables = head_tables(maps.scale, maps.zero_point)
-    return "".join(f"const std::{kind} k{name}Table[256] = {{\n{_rows(map(str, values), 6)}\n}};\n\n"
-                   for name, kind, values in (("Gain", "uint16_t", tables.gain), ("Share", "int32_t", tables.share),
-                                              ("Offset", "int32_t", tables.offset)))
+    tables = head_tables(maps.scale, maps.zero_point, shuffle=config.shuffle)
+    return "".join(f"const std::int32_t k{name}Table[256] = {{\n{_rows(map(str, values), 6)}\n}};\n\n"
+                   for name, values in (("Gain", tables.gain), ("Share", tables.share), ("Offset", tables.offset)))
 
 
 def _describe(name: str, tensor: Tensor) -> str:

@@ -1,27 +1,33 @@
 """The deployable form: a trained MIRNet rewritten, exactly, into a network of one size that integer runtimes run well.
 
 `deployable` copies the network and replaces blocks by equivalent ones; how the blocks are wired stays the code of
-`mirnet_torch.model`. Every replacement is one small class or function below whose docstring states the identity that
-makes it exact; nothing is approximated, so in float64 the result equals the network to rounding. What they avoid, and
-why (operators are those of TensorFlow Lite):
+`mirnet_torch.model`, but for `TwoStreamMSRB`. Every replacement is one small class or function below whose docstring
+states the identity that makes it exact; nothing is approximated, so in float64 the result equals the network to
+rounding. What they avoid, and why (operators are those of TensorFlow Lite):
 
 * reductions over a map as MEAN, which is slow and rounds differently from version to version: AVERAGE_POOL_2D instead;
 * a softmax across streams on rank 5, with GATHER or Flex operators behind it;
 * TRANSPOSE_CONV with a cropping STRIDED_SLICE behind it;
 * activations that are operators of their own instead of being fused into the convolution before them;
-* the concatenation in front of a convolution, in a DAU the largest tensor of the network.
+* in wide networks the concatenation in front of a convolution, in a DAU the largest tensor of the network;
+* in narrow ones additions, which take longer there than a longer convolution, linear operators behind one another,
+  and work on enlarged maps that can be done before.
 """
 from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, Callable, Sequence
+from collections import OrderedDict
+from typing import Any, Callable, Sequence, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirnet_torch.model import DAU, MSRB, SKFF, ChannelAttention, MIRNet, ResidualUp, SpatialAttention, _total
+from mirnet_torch.model import (DAU, MSRB, SKFF, ChannelAttention, Mean, MIRNet, MIRNetConfig, ResidualUp,
+                                SpatialAttention, _total)
+
+JOINED = 48  # channels up to which a DAU keeps its concatenation, for which small maps leave room in memory
 
 # PhaseConvolution pads kernels of even size on one side; that torch copies its input for that concerns nobody here.
 warnings.filterwarnings("ignore", "Using padding='same' with even kernel", UserWarning)
@@ -82,14 +88,13 @@ def deployable(model: MIRNet, *, height: int, width: int) -> DeployableMIRNet:
             raise ValueError(f"{name} must be a positive multiple of {config.multiple} (shuffle * 2**(streams - 1)), "
                              f"not {side}")
     net = copy.deepcopy(model).requires_grad_(False).eval()
-    for module in net.modules():
-        if isinstance(module, MSRB):
-            block: Any = module
-            for j in range(config.height):
-                size = (height // config.shuffle >> j, width // config.shuffle >> j)
-                unit = DeployableDAU(block.blocks[j][0], size)
-                block.blocks[j] = nn.ModuleList([unit] * config.width)
-                block.selective_kernel[j] = deployable_skff(block.selective_kernel[j], size)
+    size = (height // config.shuffle, width // config.shuffle)
+    if _linear_tail(config) and config.kernel_size == config.n_RRG == config.n_MSRB == 1:
+        join_tail(net, size)
+    else:
+        for group in cast(Sequence[Any], net.body):
+            for number, block in enumerate(group.body[:-1]):
+                group.body[number] = deployable_msrb(block, size, config)
     _replace(net, ResidualUp, deployable_up)
     _replace(net, nn.PReLU, single_slope)
     return DeployableMIRNet(net, height=height, width=width)
@@ -144,6 +149,10 @@ def clamp(gate: nn.Module) -> nn.Module:
     return nn.ReLU6() if isinstance(gate, nn.Hardsigmoid) else nn.Sigmoid()
 
 
+def _times(weights: Tensor, factor: float) -> Tensor:
+    return weights if factor == 1 else weights * factor
+
+
 def scaled(conv: nn.Conv2d, factor: float) -> nn.Conv2d:
     """conv(factor * x) = (factor * conv)(x) for a convolution without bias."""
     return _convolution(conv.weight.double() * factor, like=conv.weight, padding=conv.padding)
@@ -183,9 +192,13 @@ class DeployableCA(nn.Module):
 
 
 class DeployableDAU(nn.Module):
-    """Dual attention unit: x + W1 SA(f) + W2 CA(f), f = body(x), instead of x + W concat(SA(f), CA(f)).
+    """Dual attention unit: x + W concat(SA(f), CA(f)), f = body(x), in one of two forms.
 
-    Identities: `split_inputs`, and `scaled` for the 1/6 of hard sigmoids, since W (s/6 * f) = (W/6) (s * f).
+    * Many channels: x + W1 SA(f) + W2 CA(f), which spares the largest tensor of the network. Identity: `split_inputs`.
+    * Up to `JOINED` channels: as it was, which spares an addition: one costs a Cortex-M4 some 80 instructions per
+      element, as much as 57 multiply-accumulates.
+
+    The 1/6 of hard sigmoids is left to W. Identity: `scaled`.
     """
 
     def __init__(self, unit: DAU, size: tuple[int, int]) -> None:
@@ -195,13 +208,24 @@ class DeployableDAU(nn.Module):
         self.SA = DeployableSA(unit.SA, channels)
         self.CA = DeployableCA(unit.CA, size)
         gates = (unit.SA.gate, unit.CA.conv_du[-1])
-        self.conv1x1 = nn.ModuleList(scaled(conv, hard_sigmoid_scale(gate))
-                                     for conv, gate in zip(split_inputs(unit.conv1x1, (channels, channels)), gates))
+        of_spatial, of_channel = (scaled(conv, hard_sigmoid_scale(gate)) for conv, gate
+                                  in zip(split_inputs(unit.conv1x1, (channels, channels)), gates))
+        self.joined = channels <= JOINED
+        joined = _convolution(torch.cat([of_spatial.weight, of_channel.weight], 1), like=of_spatial.weight)
+        self.conv1x1: Any = joined if self.joined else nn.ModuleList([of_spatial, of_channel])
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
+        attended = self.SA(features), self.CA(features)
+        if self.joined:
+            return x + self.conv1x1(torch.cat(attended, 1))
         of_spatial, of_channel = self.conv1x1
-        return x + (of_spatial(self.SA(features)) + of_channel(self.CA(features)))
+        return x + (of_spatial(attended[0]) + of_channel(attended[1]))
+
+
+def deployable_dau(unit: DAU, size: tuple[int, int]) -> nn.Module:
+    """Rewrite a dual attention unit for maps of `size`; one without attention stays."""
+    return DeployableDAU(unit, size) if unit.dual else unit
 
 
 class _Squeeze(nn.Module):
@@ -210,40 +234,55 @@ class _Squeeze(nn.Module):
     mean(a + b + ...) = mean(a) + mean(b) + ...: the sum is one of C numbers, not of maps. Identity: `whole_map_mean`.
     """
 
-    def __init__(self, fusion: SKFF, size: tuple[int, int]) -> None:
+    def __init__(self, fusion: SKFF, sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        self.mean = whole_map_mean(size)
+        self.mean = nn.ModuleList(whole_map_mean(size) for size in sizes)
         self.conv_du = fusion.conv_du
 
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
-        return self.conv_du(_total([self.mean(stream) for stream in streams]))  # (1, d, 1, 1)
+        return self.conv_du(_total([mean(stream) for mean, stream in zip(self.mean, streams)]))  # (1, d, 1, 1)
 
 
 class TwoStreamSKFF(nn.Module):
-    """SKFF of two streams a, b with scores z0 = W0 s, z1 = W1 s: b + (a - b) * gate((W0 - W1) s).
+    """SKFF of two streams a, b with scores z0 = W0 s, z1 = W1 s: a gate(D s) + b gate(-D s), D = W0 - W1.
 
-    A softmax of two is a sigmoid of their difference, the weights add up to 1, and the difference of two convolutions
-    of one input is the convolution with the difference of their weights. The piecewise linear form (gate
-    "hard_sigmoid") is relu6((W0 - W1) s + 3) times 1/6, a factor on C numbers.
+    A softmax of two is a sigmoid of their difference, sigmoid(-z) = 1 - sigmoid(z) and so for its piecewise linear form
+    (gate "hard_sigmoid"), relu6(z + 3) / 6; the difference of two convolutions of one input is the convolution with
+    the difference of their weights.
     """
 
-    def __init__(self, fusion: SKFF, size: tuple[int, int]) -> None:
+    def __init__(self, fusion: SKFF, sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         gate = nn.Hardsigmoid() if fusion.hard else nn.Sigmoid()
         layers: Any = fusion.fcs
         first, second = layers
-        self.squeeze = _Squeeze(fusion, size)
-        difference = _convolution(first.weight.double() - second.weight.double(), like=first.weight)
-        self.fcs = shifted(difference, gate)
+        self.squeeze = _Squeeze(fusion, sizes)
+        difference = first.weight.double() - second.weight.double()
+        self.fcs = nn.ModuleList(shifted(_convolution(sign * difference, like=first.weight), gate) for sign in (1, -1))
         self.gate = clamp(gate)
         self.scale = hard_sigmoid_scale(gate)
 
+    def weighted(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two terms of the fusion."""
+        squeezed = self.squeeze((first, second))
+        a, b = (_times(self.gate(fc(squeezed)), self.scale) for fc in self.fcs)  # (1, C, 1, 1)
+        return first * a, second * b
+
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
-        first, second = streams
-        weight = self.gate(self.fcs(self.squeeze(streams)))  # (1, C, 1, 1)
-        if self.scale != 1:
-            weight = weight * self.scale
-        return second + (first - second) * weight
+        first, second = self.weighted(*streams)
+        return first + second
+
+
+class TwoStreamMean(nn.Module):
+    """The mean of two streams in the form of `TwoStreamSKFF`."""
+
+    def weighted(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two terms of the mean."""
+        return first * 0.5, second * 0.5
+
+    def forward(self, streams: Sequence[Tensor]) -> Tensor:
+        first, second = self.weighted(*streams)
+        return first + second
 
 
 class ManyStreamSKFF(nn.Module):
@@ -257,9 +296,9 @@ class ManyStreamSKFF(nn.Module):
       which and wraps every multiplication of maps in TRANSPOSE. The filters are the same for all fusions of C channels.
     """
 
-    def __init__(self, fusion: SKFF, size: tuple[int, int]) -> None:
+    def __init__(self, fusion: SKFF, sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        self.squeeze = _Squeeze(fusion, size)
+        self.squeeze = _Squeeze(fusion, sizes)
         layers: Any = fusion.fcs
         weights = torch.stack([fc.weight[:, :, 0, 0].T for fc in layers], 1).unsqueeze(2)  # (d, k, 1, C)
         squeezed, streams, _, channels = weights.shape
@@ -281,11 +320,94 @@ class OneStreamSKFF(nn.Module):
         return streams[0]
 
 
-def deployable_skff(fusion: SKFF, size: tuple[int, int]) -> nn.Module:
+def deployable_skff(fusion: SKFF | Mean, size: tuple[int, int]) -> nn.Module:
     """Rewrite a fusion of maps of `size`."""
+    if isinstance(fusion, Mean):
+        return fusion
     if len(fusion.fcs) == 1:
         return OneStreamSKFF()
-    return (TwoStreamSKFF if len(fusion.fcs) == 2 else ManyStreamSKFF)(fusion, size)
+    return (TwoStreamSKFF if len(fusion.fcs) == 2 else ManyStreamSKFF)(fusion, [size] * len(fusion.fcs))
+
+
+class TwoStreamMSRB(nn.Module):
+    """MSRB of two streams with plain resampling, up to the 1x1 convolution A at its end: x -> concat(x, a, b).
+
+    a and b are the two terms of the last SKFF; what is left to do, `tail_of` the block, is linear.
+
+    Identities: enlarging treats every channel alike and keeps the mean (half a pixel from the edges, by two: every
+    position has the same share), so mean(up(v)) = mean(v) and up(v) * w = up(v * w) for one weight w per channel.
+    """
+
+    def __init__(self, block: MSRB, size: tuple[int, int]) -> None:
+        super().__init__()
+        full, half = size, (size[0] // 2, size[1] // 2)
+        parts: Any = block
+        self.blocks = nn.ModuleList(deployable_dau(column[0], own) for column, own in zip(parts.blocks, (full, half)))
+        [down], [up] = parts.down.values(), parts.up.values()
+        self.down, self.up, self.last_up = down, up.body[0][0], parts.last_up["1"].body[0][0]
+        self.enlarge = up.body[0][1]
+        self.selective_kernel = nn.ModuleList(
+            TwoStreamMean() if isinstance(fusion, Mean) else TwoStreamSKFF(fusion, sizes)
+            for fusion, sizes in zip(parts.selective_kernel, ((full, half), (half, half))))
+        self.columns = block.columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        to_full, to_half = cast(Sequence[TwoStreamSKFF], self.selective_kernel)
+        full = self.blocks[0](x)
+        half = self.blocks[1](self.down(full))
+        for _ in range(1, self.columns):
+            own, other = to_full.weighted(full, self.up(half))
+            half = self.blocks[1](to_half((self.down(full), half)))
+            full = self.blocks[0](own + self.enlarge(other))
+        own, other = to_full.weighted(full, self.last_up(half))
+        return torch.cat([x, own, self.enlarge(other)], 1)
+
+
+def tail_of(block: MSRB) -> nn.Conv2d:
+    """x + A (a + b) + bias = [I A A] concat(x, a, b) + bias: what follows `TwoStreamMSRB`, A being 1x1."""
+    conv = block.conv_out
+    identity = torch.eye(len(conv.weight)).to(conv.weight)[..., None, None]
+    return _convolution(torch.cat([identity, conv.weight, conv.weight], 1), conv.bias, like=conv.weight)
+
+
+def deployable_msrb(block: MSRB, size: tuple[int, int], config: MIRNetConfig) -> nn.Module:
+    """Rewrite a block for maps of `size`."""
+    if _linear_tail(config):
+        return nn.Sequential(OrderedDict(parts=TwoStreamMSRB(block, size), tail=tail_of(block)))
+    parts: Any = block
+    for j in range(config.height):
+        own = (size[0] >> j, size[1] >> j)
+        parts.blocks[j] = nn.ModuleList([deployable_dau(parts.blocks[j][0], own)] * config.width)
+        parts.selective_kernel[j] = deployable_skff(parts.selective_kernel[j], own)
+    return block
+
+
+def _linear_tail(config: MIRNetConfig) -> bool:
+    """Tell whether `TwoStreamMSRB` serves the blocks of a network."""
+    return config.height == 2 and config.resample == "plain" and config.tail_kernel == 1
+
+
+def join_tail(net: MIRNet, size: tuple[int, int]) -> None:
+    """Make one convolution of all behind the last SKFF, in a network of one RRG, one MSRB and 1x1 convolutions there.
+
+    With p = concat(x, a, b) and the block's tail T: conv_out(x + B (T p) + bias) is linear in p, and x is part of p.
+    """
+    [group] = cast(Sequence[Any], net.body)
+    block, last = group.body
+    tail = _product(last, tail_of(block))
+    channels = len(tail.weight)
+    tail.weight[:, :channels, 0, 0] += torch.eye(channels).to(tail.weight)
+    net.conv_out = _product(net.conv_out, tail)
+    # The modules keep the names that they had.
+    net.body = nn.Sequential(nn.Sequential(OrderedDict(body=nn.Sequential(TwoStreamMSRB(block, size)))))
+
+
+def _product(outer: nn.Conv2d, inner: nn.Conv2d) -> nn.Conv2d:
+    """outer(inner(x)) of two 1x1 convolutions is one whose matrix is their product."""
+    first, second = (conv.weight[:, :, 0, 0].double() for conv in (inner, outer))
+    biases = [conv.weight.new_zeros(len(conv.weight)) if conv.bias is None else conv.bias for conv in (inner, outer)]
+    bias = second @ biases[0].double() + biases[1].double()
+    return _convolution((second @ first)[..., None, None], bias, like=outer.weight)
 
 
 class PhaseConvolution(nn.Module):

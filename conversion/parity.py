@@ -10,12 +10,15 @@ Lite Micro twice; only the last two can be demanded to be equal.
 """
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from conversion.graph import Graph
 from conversion.graph import Tensor as GraphTensor
 from conversion.graph import _decode, read_graph
 from conversion.onnx_export import load_onnx, module_of
+from conversion.tflite import opened
 from mirnet_torch.cli import UserError
 from mirnet_torch.model import MIRNet
 
@@ -47,7 +51,7 @@ class Stage:
 
         Integer stages quantise the input, rounding to the nearest, and scale the output back.
         """
-        return self._real(self.run_raw(core))
+        return self.real(self.run_raw(core))
 
     def run_raw(self, core: np.ndarray) -> np.ndarray:
         """Do the same with the output as the runtime gives it: int8 for integer stages, else float32.
@@ -76,7 +80,8 @@ class Stage:
     def _invoke(self, core: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def _real(self, output: np.ndarray) -> np.ndarray:
+    def real(self, output: np.ndarray) -> np.ndarray:
+        """Scale what `run_raw` returned to real numbers."""
         return output
 
 
@@ -178,7 +183,7 @@ class _TFLiteStage(Stage):
         codes = np.round(core / np.float32(self._input.scale)) + self._input.zero_point
         return codes.clip(-128, 127).astype(np.int8)
 
-    def _real(self, output: np.ndarray) -> np.ndarray:
+    def real(self, output: np.ndarray) -> np.ndarray:
         return _dequantised(output, self._graph.outputs[0])
 
     def _computed(self) -> list[GraphTensor]:
@@ -189,11 +194,17 @@ class _TFLiteStage(Stage):
 
 
 class LiteRTStage(_TFLiteStage):
-    """A .tflite in LiteRT, with its default kernels (XNNPACK) or with its reference kernels."""
+    """A .tflite in LiteRT, with its default kernels (XNNPACK) or with its reference kernels.
+
+    LiteRT 2.1.0 registers its reference kernel of DEPTH_TO_SPACE for version 1 only. The same kernel does version 2,
+    int8; so the reference kernels are given models that say 1.
+    """
 
     def __init__(self, source: str | os.PathLike[str] | bytes, runtime: str, threads: int) -> None:
         super().__init__(source, runtime)
         self._runtime, self._threads = runtime, threads
+        if runtime == "litert-reference" and any(op.name == "DEPTH_TO_SPACE" for op in self._graph.operators):
+            self._content = _with_first_version(self._content, "DEPTH_TO_SPACE")
         self._interpreter = self._open(preserve=False)
 
     def _open(self, *, preserve: bool) -> Any:
@@ -203,9 +214,10 @@ class LiteRTStage(_TFLiteStage):
         # Without XNNPACK and with two threads, LiteRT 2.1.0 computes a wrong convolution where map and kernel are 2x2.
         threads = 1 if preserve else self._threads
         try:
-            interpreter = Interpreter(model_content=self._content, experimental_op_resolver_type=resolver,
-                                      num_threads=threads, experimental_preserve_all_tensors=preserve)
-            interpreter.allocate_tensors()
+            with _without_info():
+                interpreter = Interpreter(model_content=self._content, experimental_op_resolver_type=resolver,
+                                          num_threads=threads, experimental_preserve_all_tensors=preserve)
+                interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{self._runtime} cannot run the model: {_one_line(error)}") from error
         return interpreter
@@ -223,6 +235,9 @@ class LiteRTStage(_TFLiteStage):
         interpreter = self._open(preserve=True)
         self._run(interpreter, core)
         return {tensor.name: _dequantised(interpreter.get_tensor(tensor.index), tensor) for tensor in self._computed()}
+
+
+_MOST_PRESERVED = 1024  # kMaxBufferCount of the package's memory planner without reuse
 
 
 class MicroStage(_TFLiteStage):
@@ -252,6 +267,9 @@ class MicroStage(_TFLiteStage):
         return np.array(self._interpreter.get_output(0))
 
     def tensors(self, core: np.ndarray) -> Arrays:
+        computed = sum(not tensor.constant for tensor in self._graph.tensors)
+        if computed > _MOST_PRESERVED:
+            raise NotImplementedError(f"tflite-micro keeps at most {_MOST_PRESERVED} tensors, the model has {computed}")
         interpreter = self._open(preserve=True)
         self._run(interpreter, core)
         return {tensor.name: _dequantised(np.array(interpreter.GetTensor(tensor.index, 0)["tensor_data"])
@@ -379,6 +397,34 @@ def _dequantised(values: np.ndarray, tensor: GraphTensor) -> np.ndarray:
     if not tensor.scales:
         return values
     return (values.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
+
+
+def _with_first_version(content: bytes, operator: str) -> bytes:
+    """Return a .tflite that asks for version 1 of an operator."""
+    from ai_edge_litert import schema_py_generated as schema
+    with opened(content) as (model, packed):
+        for code in model.operatorCodes:
+            if code.builtinCode == getattr(schema.BuiltinOperator, operator):
+                code.version = 1
+    return packed[0]
+
+
+@contextlib.contextmanager
+def _without_info() -> Iterator[None]:
+    """Keep lines that start with INFO away from standard error: LiteRT writes them there itself and has no switch."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            for line in written:
+                if not line.startswith(b"INFO"):
+                    os.write(2, line)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

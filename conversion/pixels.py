@@ -5,12 +5,14 @@ After it: `MIRNet.apply_maps` of head="affine" for 8-bit colours: r = gain * I, 
 + offset_c.
 
 How the second is done in integers: three tables of 256 entries, made from the scale and zero point of the model's
-output, turn a code into gain, share or offset with 10 bits after the point. Enlarging four times bilinearly weighs
-2 x 2 cells with weights that sum to 64, so all enlarged values have 16 bits after the point. r has 16 as well, products
-have 32; the result is rounded once, at the end. Nothing overflows: r is below 2**30, sums have 64 bits.
+output, turn a code into gain, share or offset, times `one`. Enlarging bilinearly by the side of a cell, s pixels,
+weighs 2 x 2 cells with whole weights that sum to grid**2, where grid is 2 s for even s and s for odd. `one` is chosen
+so that grid**2 * one = 2**16: all enlarged values have 16 bits after the point. r has 16 as well, products have 32; the
+result is rounded once, at the end. Nothing overflows: r is below 2**30, sums have 64 bits.
 
 Departs from `apply_maps`: gains are held below 64 (a level of 4 is white then). The error against floating point is in
-the mean 0.25 grey levels, which is that of rounding to 8 bits, and 1 at most in ordinary pictures.
+the mean 0.25 grey levels, which is that of rounding to 8 bits, and 1 at most in ordinary pictures, for cells of up to
+`LARGEST_CELL` pixels; larger ones would leave the tables too few steps.
 """
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mirnet_torch.cli import UserError
 from mirnet_torch.model import LOG_GAIN_SCALE
 
-ONE = 1 << 10  # 1.0 in the tables
+LARGEST_CELL = 5
+LARGEST_SCALE = 0.1  # of the model's output, for sums of 32 bits
 INPUT_ZERO_POINT = -128  # the model's input: code = 8-bit level - 128, scale 1/255
-SHUFFLE = 4  # pixels along the side of a cell
 CODES = np.arange(-128, 128)  # all int8 codes; entry code + 128 of a table belongs to `code`
 
 
@@ -30,17 +33,30 @@ CODES = np.arange(-128, 128)  # all int8 codes; entry code + 128 of a table belo
 class HeadTables:
     """What every output code of the model means. Entry code + 128 of each belongs to the int8 `code`."""
 
-    gain: np.ndarray  # uint16: exp(LOG_GAIN_SCALE * value) * ONE, held below 64
-    share: np.ndarray  # int32: value * ONE
-    offset: np.ndarray  # int32: value * 255 * ONE, in levels
+    gain: np.ndarray  # exp(LOG_GAIN_SCALE * value) * one, held below 64
+    share: np.ndarray  # value * one
+    offset: np.ndarray  # value * 255 * one, in levels
 
 
-def head_tables(scale: float, zero_point: int) -> HeadTables:
-    """Make the tables for a model whose output has this scale and zero point."""
+def head_tables(scale: float, zero_point: int, *, shuffle: int) -> HeadTables:
+    """Make the tables, int32, for a model whose output has this scale and zero point and whose cells this side.
+
+    Raises:
+        UserError: the cells are too large or the scale is too coarse for this arithmetic.
+    """
+    if shuffle > LARGEST_CELL or scale >= LARGEST_SCALE:
+        raise UserError(f"the sketch's arithmetic takes cells of at most {LARGEST_CELL}x{LARGEST_CELL} pixels and "
+                        f"output scales below {LARGEST_SCALE}, not {shuffle}x{shuffle} and {scale:.3g}: train a "
+                        "network with smaller cells and maps of a few units, or convert with --target litert")
+    one = (1 << 16) / _grid(shuffle) ** 2
     value = np.float64(np.float32(scale)) * (CODES - zero_point)
-    gain = np.minimum(np.exp(np.minimum(LOG_GAIN_SCALE * value, 10.0)) * ONE, 0xFFFF)
-    return HeadTables(np.rint(gain).astype(np.uint16), np.rint(value * ONE).astype(np.int32),
-                      np.rint(value * 255 * ONE).astype(np.int32))
+    gain = np.minimum(np.exp(np.minimum(LOG_GAIN_SCALE * value, 10.0)) * one, np.ceil(64 * one) - 1)
+    return HeadTables(*(np.rint(entries).astype(np.int32) for entries in (gain, value * one, value * 255 * one)))
+
+
+def _grid(shuffle: int) -> int:
+    """Return how many steps there are from the centre of a cell to the next, so that all pixels lie on steps."""
+    return shuffle if shuffle % 2 else 2 * shuffle
 
 
 def rgb_to_rgb565(rgb: np.ndarray) -> np.ndarray:
@@ -57,11 +73,14 @@ def rgb565_to_rgb(frame: np.ndarray) -> np.ndarray:
     return np.stack([red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2], -1).astype(np.uint8)
 
 
-def model_input(rgb: np.ndarray) -> np.ndarray:
-    """Turn an 8-bit picture (H, W, 3) into the model's input, int8 (H/4, W/4, 48): channel c*16 + y*4 + x of a cell."""
-    height, width, _ = rgb.shape
-    cells = rgb.reshape(height // SHUFFLE, SHUFFLE, width // SHUFFLE, SHUFFLE, 3).transpose(0, 2, 4, 1, 3)
-    return (cells.astype(np.int16) + INPUT_ZERO_POINT).astype(np.int8).reshape(height // SHUFFLE, width // SHUFFLE, -1)
+def model_input(rgb: np.ndarray, *, shuffle: int) -> np.ndarray:
+    """Turn an 8-bit picture (H, W, 3) into the model's input, int8 (H/s, W/s, 3*s*s), s being `shuffle`.
+
+    Channel (c*s + y)*s + x of a cell is colour c of its pixel (y, x).
+    """
+    rows, columns = rgb.shape[0] // shuffle, rgb.shape[1] // shuffle
+    cells = rgb.reshape(rows, shuffle, columns, shuffle, 3).transpose(0, 2, 4, 1, 3)
+    return (cells.astype(np.int16) + INPUT_ZERO_POINT).astype(np.int8).reshape(rows, columns, -1)
 
 
 def apply_maps(rgb: np.ndarray, maps: np.ndarray, tables: HeadTables) -> np.ndarray:
@@ -69,7 +88,7 @@ def apply_maps(rgb: np.ndarray, maps: np.ndarray, tables: HeadTables) -> np.ndar
 
     Args:
         rgb: the dark picture, uint8 (H, W, 3).
-        maps: the model's output for it, int8 (H/4, W/4, 12): 3 log gains, 6 shares 01 02 10 12 20 21, 3 offsets.
+        maps: the model's output for it, int8 (H/s, W/s, 12): 3 log gains, 6 shares 01 02 10 12 20 21, 3 offsets.
         tables: of the model, see `head_tables`.
 
     Returns:
@@ -78,7 +97,8 @@ def apply_maps(rgb: np.ndarray, maps: np.ndarray, tables: HeadTables) -> np.ndar
     codes = maps.astype(np.intp) + 128
     cells = np.concatenate([tables.gain[codes[..., :3]].astype(np.int64), tables.share[codes[..., 3:9]],
                             tables.offset[codes[..., 9:]]], -1)
-    pixels = _enlarge(_enlarge(cells, axis=0), axis=1)  # (H, W, 12), 16 bits after the point
+    shuffle = len(rgb) // len(maps)
+    pixels = _enlarge(_enlarge(cells, shuffle, axis=0), shuffle, axis=1)  # (H, W, 12), 16 bits after the point
     gain, share, offset = pixels[..., :3], pixels[..., 3:9], pixels[..., 9:]
     raised = gain * rgb  # levels, 16 bits
     result = np.empty(rgb.shape, np.uint8)
@@ -90,13 +110,13 @@ def apply_maps(rgb: np.ndarray, maps: np.ndarray, tables: HeadTables) -> np.ndar
     return result
 
 
-def _enlarge(cells: np.ndarray, *, axis: int) -> np.ndarray:
-    """Enlarge four times along an axis, bilinearly between the centres of cells, all values times 8."""
+def _enlarge(cells: np.ndarray, shuffle: int, *, axis: int) -> np.ndarray:
+    """Enlarge along an axis, bilinearly between the centres of cells, all values times the grid."""
     cells = np.moveaxis(cells, axis, 0)
-    count = len(cells)
-    position = np.arange(count * SHUFFLE)
-    before = (position + SHUFFLE // 2) // SHUFFLE - 1  # the last cell whose centre is not behind the pixel's
-    weight = 2 * ((position + SHUFFLE // 2) % SHUFFLE) + 1  # eighths of the cell after it
-    weight = weight.reshape(-1, *[1] * (cells.ndim - 1))
-    enlarged = (8 - weight) * cells[before.clip(0)] + weight * cells[(before + 1).clip(max=count - 1)]
+    grid = _grid(shuffle)
+    # Positions in halves of a pixel; `before` is the last cell whose centre is not behind the pixel's.
+    before, behind = np.divmod(2 * np.arange(len(cells) * shuffle) + 1 - shuffle, 2 * shuffle)
+    weight = (behind * grid // (2 * shuffle)).reshape(-1, *[1] * (cells.ndim - 1))  # of the cell after it
+    last = len(cells) - 1
+    enlarged = (grid - weight) * cells[before.clip(0)] + weight * cells[(before + 1).clip(max=last)]
     return np.moveaxis(enlarged, 0, axis)

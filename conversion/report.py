@@ -146,9 +146,15 @@ def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) 
     if finite:
         sentences.append("The layers that int8 hurts most: " + ", ".join(
             f"{layer.b} ({layer.difference.sqnr_db:.1f} dB)" for layer in finite[:3]) + ".")
-    sentences.append(f"One picture takes {cost.macs / 1e6:,.1f} million multiply-accumulates; the model has "
-                     f"{cost.flash_bytes:,} bytes; on a 32-bit board its arena needs {cost.arena_bytes:,} bytes, of "
-                     f"which no plan can save more than {cost.head_bytes - cost.floor_bytes:,}.")
+    kinds = ", ".join(f"{name} {100 * count / cost.instructions:.0f} %"
+                      for name, count in list(cost.by_kind().items())[:3] if cost.instructions)
+    guessed = sorted({item.operator.name for item in cost.operators if not item.calibrated})
+    sentences.append(f"One picture takes {cost.macs / 1e6:,.1f} million multiply-accumulates and, predicted, "
+                     f"{cost.instructions / 1e6:,.1f} million instructions of a Cortex-M4 ({kinds}"
+                     + (f"; roughly guessed: {', '.join(guessed)}" if guessed else "")
+                     + f"); the model has {cost.flash_bytes:,} bytes; on a 32-bit board its arena needs "
+                     f"{cost.arena_bytes:,} bytes, of which no plan can save more than "
+                     f"{cost.head_bytes - cost.floor_bytes:,}.")
     return sentences
 
 
@@ -171,13 +177,15 @@ def write_json(path: Path, *, subject: Subject, rows: Sequence[Row], layers: Seq
         "operators": [{"index": item.operator.index, "operator": item.operator.name,
                        "version": item.operator.version, "activation": item.operator.activation,
                        "output": item.operator.outputs[0].name, "shape": list(item.operator.outputs[0].shape),
-                       "macs": item.macs, "weight_bytes": item.weight_bytes,
+                       "macs": item.macs, "predicted_instructions": item.instructions,
+                       "calibrated": item.calibrated, "weight_bytes": item.weight_bytes,
                        "activation_bytes": item.activation_bytes} for item in cost.operators],
         "operator_counts": graph.counts(),
         "arena": {"bytes": cost.arena_bytes, "tensor_bytes": cost.head_bytes, "bookkeeping_bytes": cost.tail_bytes,
                   "floor_bytes": cost.floor_bytes, "floor_operator": cost.floor_operator,
                   "buffers": [vars(buffer) for buffer in cost.buffers]},
-        "macs": cost.macs, "flash_bytes": cost.flash_bytes, "weight_bytes": cost.weight_bytes, "files": files,
+        "macs": cost.macs, "predicted_instructions": cost.instructions, "flash_bytes": cost.flash_bytes,
+        "weight_bytes": cost.weight_bytes, "files": files,
     }
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
@@ -221,7 +229,7 @@ def write_html(path: Path, *, subject: Subject, rows: Sequence[Row], layers: Seq
         layers_note=layers_note, worst=worst[:WORST], others=worst[WORST:], strip=_layer_strip(layers),
         arena=_arena_drawing(cost),
         galleries=[_gallery(i, name, rows, dark, bright) for i, name in enumerate(names)],
-        busiest=max((item.macs for item in cost.operators), default=0) or 1)
+        busiest=max((item.instructions for item in cost.operators), default=0) or 1)
     path.write_text(page)
 
 

@@ -1,16 +1,17 @@
 """ONNX -> TFLite: float32, float16 and fully integer (int8 in and out, one scale per channel of weights).
 
-onnx2tf turns the graph into a Keras model in NHWC, TensorFlow's converter into the three files. Both run in a process
+onnx2tf turns the graph into a Keras model in NHWC, TensorFlow's converter into the three files. They run in a process
 of their own, whose folder, temporary files and caches are a scratch folder inside the output folder and which cannot
 open a network connection: a conversion is quiet, leaves nothing behind and works offline. Then each file is
 
 * named: every tensor that has a counterpart in the ONNX graph gets its name, so that the PyTorch module an operator
   came from can be read in the .tflite itself and stages can be compared tensor by tensor;
-* deduplicated: weights that several columns share are stored once.
+* packed: equal arrays are stored once, weights that several columns share and the zeros of zero points alike.
 """
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
 
+import flatbuffers
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -68,7 +70,8 @@ def to_tflite(onnx_path: str | os.PathLike[str], out_dir: str | os.PathLike[str]
     except OSError as error:
         raise UserError(f"cannot write into {out_dir}: {error.strerror}") from error
     with scratch as folder:
-        np.save(Path(folder, "calibration.npy"), calibration.astype(np.float32))
+        ranges = activation_ranges(load_onnx(onnx_path), calibration.astype(np.float32))
+        Path(folder, "ranges.json").write_text(json.dumps(ranges))
         _run_converter(onnx_path, Path(folder))
         for kind in kinds:
             finished = _finish(Path(folder, f"{kind}.tflite").read_bytes(), graph)
@@ -115,7 +118,6 @@ def _cause(lines: list[str]) -> str:
 def _convert(onnx_path: str) -> None:
     """Write float32.tflite, float16.tflite and int8.tflite into the working directory; runs in its own process."""
     sys.addaudithook(_forbid_network)
-    calibration = np.load("calibration.npy")
     # onnx2tf looks for this file in the working directory, and on the network if it is not there.
     np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), np.float32))
     import onnx2tf
@@ -125,7 +127,9 @@ def _convert(onnx_path: str) -> None:
     # onnx2tf 1.29.24 compares the NHWC result of every Add with the NCHW shape in the ONNX file, finds them different
     # and transposes the operands until they are equal; every TRANSPOSE it leaves in a MIRNet comes from that.
     onnx2tf.ops.Add.transpose_with_flexing_deterrence = lambda *, input_tensor, **_: input_tensor
-    # Strict mode tries every layout of every operand on test data: slow, and nothing here is ambiguous without it.
+    # Strict mode tries every layout of every operand on test data: slow, and nothing here is ambiguous without it. The
+    # test data are made all the same, all tensors of the graph at once: 12 GB for `paper` at 256x256.
+    onnx2tf.onnx2tf.dummy_onnx_inference = lambda **_: []
     model = onnx2tf.convert(input_onnx_file_path=onnx_path, output_folder_path=os.getcwd(), disable_strict_mode=True,
                             not_use_onnxsim=True, not_use_opname_auto_generate=True, disable_model_save=True,
                             non_verbose=True, verbosity="error")
@@ -136,9 +140,8 @@ def _convert(onnx_path: str) -> None:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     Path("float16.tflite").write_bytes(converter.convert())
-    source = load_onnx(onnx_path)
-    ranges = activation_ranges(source, calibration)
-    Path("int8.tflite").write_bytes(_quantise(Path("float32.tflite").read_bytes(), source.graph, ranges))
+    ranges = json.loads(Path("ranges.json").read_text())
+    Path("int8.tflite").write_bytes(_quantise(Path("float32.tflite").read_bytes(), load_onnx(onnx_path).graph, ranges))
 
 
 def _trace(model: Any) -> Any:
@@ -157,7 +160,7 @@ def _quantise(content: bytes, graph: onnx.GraphProto, ranges: dict[str, Range]) 
     """Turn a float model into int8, given the range of every tensor of the ONNX graph."""
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
-    with _opened(content) as (model, packed):
+    with opened(content) as (model, packed):
         subgraph = model.subgraphs[0]
         known = _name_tensors(model, graph)
         for operator in subgraph.operators:
@@ -192,38 +195,42 @@ def _widen_dead_ranges(graph: Any) -> None:
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[tuple[Any, list[bytes]]]:
+def opened(content: bytes) -> Iterator[tuple[Any, list[bytes]]]:
     """Yield a .tflite as objects that may be changed, and a list that holds the changed bytes afterwards."""
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     packed: list[bytes] = []
     yield model, packed
-    builder = flatbuffers.Builder(len(content))
+    builder = _SharingBuilder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     packed.append(bytes(builder.Output()))
 
 
+class _SharingBuilder(flatbuffers.Builder):
+    """A builder of flatbuffers that stores equal arrays once: weights of shared modules, zero points, shapes, biases.
+
+    Bytes start at multiples of 16, as the schema of .tflite demands of tensor contents.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._stored: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._stored:
+            self._stored[key] = super().CreateNumpyVector(x)
+        return self._stored[key]
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:
+        return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
+
+
 def _finish(content: bytes, graph: onnx.GraphProto) -> bytes:
-    """Name a model's tensors after the ONNX graph and store equal constants once."""
-    with _opened(content) as (model, packed):
+    """Name a model's tensors after the ONNX graph and store equal arrays once."""
+    with opened(content) as (model, packed):
         _name_tensors(model, graph)
-        _deduplicate(model)
     return packed[0]
-
-
-def _deduplicate(model: Any) -> None:
-    first: dict[bytes, int] = {}
-    for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
-            data = model.buffers[tensor.buffer].data
-            if data is not None and len(data):
-                tensor.buffer = first.setdefault(bytes(data), tensor.buffer)
-    used = {tensor.buffer for subgraph in model.subgraphs for tensor in subgraph.tensors}
-    used |= {metadata.buffer for metadata in model.metadata or ()}
-    for index, buffer in enumerate(model.buffers):
-        if index not in used:
-            buffer.data = None
 
 
 # The ONNX operators that become a TFLite operator.

@@ -30,6 +30,9 @@ examples:
   python conversion/to_tflite.py --checkpoint best.safetensors --calibration night_photos --out build/best
   python conversion/to_tflite.py --checkpoint MIRNet_enhance.pth --size 256x256 --target litert --out build/paper
 
+On two cores it takes about a minute for mcu; for the published network at 256x256 a quarter of an hour and 10 GB of
+memory.
+
 The last line tells whether every stage kept to its bar; exit status: 0 yes, 1 a stage differs where it must not, 2 the
 arguments, the model or the disk do not allow it (OUT is then as it was), 130 after Ctrl-C (OUT likewise).
 """
@@ -67,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
                              "name of a preset whose weights ship (mcu)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make; it appears whole or not at all")
     parser.add_argument("--calibration", metavar="DIR",
-                        help="dark pictures of the kind the model will see, at least 2, better 50 (or a folder with "
-                             "low/): their range of values becomes that of int8 (default: photographs that come with "
-                             "scikit-image, darkened)")
+                        help="pictures of the kind the model will see, dark ones and some normally lit, at least 2, "
+                             "better 50 (or a folder with low/): their range of values becomes that of int8 (default: "
+                             "photographs that come with scikit-image, darkened)")
     parser.add_argument("--pairs", metavar="DIR",
                         help="pairs to measure PSNR on, in low/ and high/, none of them in --calibration (default: two "
                              "other photographs of scikit-image, darkened)")

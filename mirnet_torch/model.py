@@ -27,6 +27,8 @@ ACTIVATIONS = ("prelu", "relu")
 GATES = ("sigmoid", "hard_sigmoid")
 RESAMPLERS = ("residual", "plain")
 HEADS = ("residual", "affine")
+ATTENTIONS = ("dual", "none")
+FUSIONS = ("selective", "mean")
 LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: a gain of 1/e**4 to e**4 and an offset of -1 to 1 share the range [-1, 1]
 
 
@@ -57,17 +59,21 @@ class MIRNetConfig:
     gate: str = "sigmoid"  # of both attentions and, with two streams, of SKFF; or "hard_sigmoid" (piecewise linear)
     resample: str = "residual"  # or "plain": one strided convolution down, one 1x1 convolution and bilinear up
     spatial_kernel: int = 5  # of the spatial attention
+    tail_kernel: int = 3  # of the convolutions that end each MSRB and each RRG
+    attention: str = "dual"  # of a DAU, spatial and channel; "none", to see what it buys: its 1x1 convolution alone
+    fusion: str = "selective"  # SKFF; "mean", to see what it buys: the mean of the streams
     head: str = "residual"  # I + R with R an image; or "affine": I + R = A I + b, colour matrix and offset per position
 
     def __post_init__(self) -> None:
         for name, low, high in (("in_channels", 1, 64), ("out_channels", 1, 64), ("n_feat", 8, 4096),
                                 ("kernel_size", 1, 31), ("stride", 2, 2), ("n_RRG", 1, 64), ("n_MSRB", 1, 64),
-                                ("height", 1, 6), ("width", 1, 64), ("shuffle", 1, 16), ("spatial_kernel", 1, 31)):
+                                ("height", 1, 6), ("width", 1, 64), ("shuffle", 1, 16), ("spatial_kernel", 1, 31),
+                                ("tail_kernel", 1, 31)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 allowed = f"{low}" if low == high else f"an integer from {low} to {high}"
                 raise ValueError(f"{name} must be {allowed}, not {value!r}")
-        for name in ("kernel_size", "spatial_kernel"):
+        for name in ("kernel_size", "spatial_kernel", "tail_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd, so that a convolution keeps the size, not {getattr(self, name)}")
         if self.in_channels != self.out_channels:
@@ -75,7 +81,8 @@ class MIRNetConfig:
                              "the network adds its output to the image")
         if not isinstance(self.bias, bool):
             raise ValueError(f"bias must be True or False, not {self.bias!r}")
-        for name, choices in (("activation", ACTIVATIONS), ("gate", GATES), ("resample", RESAMPLERS), ("head", HEADS)):
+        for name, choices in (("activation", ACTIVATIONS), ("gate", GATES), ("resample", RESAMPLERS),
+                              ("attention", ATTENTIONS), ("fusion", FUSIONS), ("head", HEADS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         if self.widths is not None:
@@ -121,9 +128,10 @@ class MIRNetConfig:
 PRESETS = {
     # The published network: 31,787,419 parameters, 480 GMAC for 256x256.
     "paper": MIRNetConfig(),
-    # One 160x120 camera frame on a Cortex-M4: works on 40x30 positions, every activation and gate piecewise linear.
-    "mcu": MIRNetConfig(n_feat=16, kernel_size=1, n_RRG=1, n_MSRB=1, height=2, bias=True, shuffle=4, widths=(16, 24),
-                        activation="relu", gate="hard_sigmoid", resample="plain", spatial_kernel=3, head="affine"),
+    # One 160x120 camera frame on a Cortex-M4: works on 32x24 positions, every activation and gate piecewise linear.
+    "mcu": MIRNetConfig(n_feat=16, kernel_size=1, n_RRG=1, n_MSRB=1, height=2, bias=True, shuffle=5, widths=(16, 24),
+                        activation="relu", gate="hard_sigmoid", resample="plain", spatial_kernel=3, tail_kernel=1,
+                        head="affine"),
 }
 
 
@@ -159,14 +167,18 @@ class DAU(nn.Module):
 
     def __init__(self, channels: int, config: MIRNetConfig, activation: nn.Module) -> None:
         super().__init__()
-        self.body = nn.Sequential(_conv3x3(channels), activation, _conv3x3(channels))
-        self.SA = SpatialAttention(config.spatial_kernel, _gate(config))
-        self.CA = ChannelAttention(channels, _gate(config))
-        self.conv1x1 = nn.Conv2d(2 * channels, channels, 1, bias=False)
+        self.body = nn.Sequential(_conv_same(channels), activation, _conv_same(channels))
+        self.dual = config.attention == "dual"
+        if self.dual:
+            self.SA = SpatialAttention(config.spatial_kernel, _gate(config))
+            self.CA = ChannelAttention(channels, _gate(config))
+        self.conv1x1 = nn.Conv2d(2 * channels if self.dual else channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
-        return x + self.conv1x1(torch.cat([self.SA(features), self.CA(features)], 1))
+        if self.dual:
+            features = torch.cat([self.SA(features), self.CA(features)], 1)
+        return x + self.conv1x1(features)
 
 
 class SKFF(nn.Module):
@@ -190,6 +202,17 @@ class SKFF(nn.Module):
         return _total([weight * stream for weight, stream in zip(weights, streams)])
 
 
+class Mean(nn.Module):
+    """What SKFF is without its attention: the mean of the streams."""
+
+    def __init__(self, channels: int, config: MIRNetConfig) -> None:
+        super().__init__()
+        self.streams = config.height
+
+    def forward(self, streams: Sequence[Tensor]) -> Tensor:
+        return _total([stream * (1 / self.streams) for stream in streams])
+
+
 class BlurDown(nn.Module):
     """Halve both sides: a fixed binomial 3x3 filter with stride 2, so that nothing aliases (Zhang, ICML 2019)."""
 
@@ -210,7 +233,7 @@ class ResidualDown(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, config: MIRNetConfig) -> None:
         super().__init__()
         self.top = nn.Sequential(nn.Conv2d(in_channels, in_channels, 1, bias=False), _activation(config),
-                                 _conv3x3(in_channels), _activation(config), BlurDown(in_channels),
+                                 _conv_same(in_channels), _activation(config), BlurDown(in_channels),
                                  nn.Conv2d(in_channels, out_channels, 1, bias=False))
         self.bot = nn.Sequential(BlurDown(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False))
 
@@ -276,8 +299,9 @@ class MSRB(nn.Module):
                                    for s in range(k - 1) for j in range(k - 1, s, -1)})
         self.up = nn.ModuleDict({f"{widths[s]}_{2 ** (s - j)}": Resample(up, widths[s::-1][:s - j + 1], config)
                                  for s in range(k - 1, 0, -1) for j in range(s)})
-        self.conv_out = _conv3x3(widths[0], bias=config.bias)
-        self.selective_kernel = nn.ModuleList(SKFF(channels, config) for channels in widths)
+        self.conv_out = _conv_same(widths[0], config.tail_kernel, bias=config.bias)
+        fusion = SKFF if config.fusion == "selective" else Mean
+        self.selective_kernel = nn.ModuleList(fusion(channels, config) for channels in widths)
         self.widths, self.columns = widths, config.width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -305,7 +329,7 @@ class RRG(nn.Module):
     def __init__(self, config: MIRNetConfig, shared_activation: nn.Module) -> None:
         super().__init__()
         self.body = nn.Sequential(*[MSRB(config, shared_activation) for _ in range(config.n_MSRB)],
-                                  _conv3x3(config.n_feat))
+                                  _conv_same(config.n_feat, config.tail_kernel))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -367,8 +391,8 @@ class MIRNet(nn.Module):
         return image + (raised - image + mixed.sum(2) + offset)
 
 
-def _conv3x3(channels: int, *, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
+def _conv_same(channels: int, kernel_size: int = 3, *, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
 
 def _activation(config: MIRNetConfig) -> nn.Module:

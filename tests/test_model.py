@@ -210,7 +210,7 @@ def test_every_parameter_gets_a_gradient(name):
 
 @pytest.mark.parametrize("channels", [3, 1])
 def test_affine_head_is_a_colour_matrix_and_an_offset(channels):
-    config = replace(MIRNetConfig.preset("mcu"), in_channels=channels, out_channels=channels)
+    config = replace(MIRNetConfig.preset("mcu"), in_channels=channels, out_channels=channels, shuffle=4)
     model = MIRNet(config).double()
     image = torch.rand(2, channels, 8, 12, dtype=torch.float64)
     assert torch.equal(model.apply_maps(image, torch.zeros(2, model.conv_out.out_channels, 2, 3)), image)

@@ -8,48 +8,48 @@
 namespace mirnet {
 
 // The .tflite file, and the SHA-256 of its bytes.
-constexpr std::size_t kModelSize = 69064;
+constexpr std::size_t kModelSize = 52128;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "1d2ac9e0bde5d98dabc832e3fee534effd15a5ebe981ace5c86b5b81ed26c947";
+    "1a9c21cdda21f9e8ad10fe62c747f10724e67cf08dddde8b9c207aba0e3a7b0c";
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kShuffle x kShuffle pixels. Channel
 // (c * kShuffle + y) * kShuffle + x of a cell is colour c of its pixel (y, x).
 constexpr int kImageHeight = 120;
 constexpr int kImageWidth = 160;
-constexpr int kShuffle = 4;
+constexpr int kShuffle = 5;
 
 // real value = scale * (code - zero point); a real value of 1 is white.
-constexpr int kInputHeight = 30;
-constexpr int kInputWidth = 40;
-constexpr int kInputChannels = 48;
+constexpr int kInputHeight = 24;
+constexpr int kInputWidth = 32;
+constexpr int kInputChannels = 75;
 constexpr std::size_t kInputSize = 57600;
 constexpr float kInputScale = 0.00392156886f;
 constexpr int kInputZeroPoint = -128;
 
-constexpr int kOutputHeight = 30;
-constexpr int kOutputWidth = 40;
+constexpr int kOutputHeight = 24;
+constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 12;
-constexpr std::size_t kOutputSize = 14400;
-constexpr float kOutputScale = 0.0134582277f;
-constexpr int kOutputZeroPoint = 11;
+constexpr std::size_t kOutputSize = 9216;
+constexpr float kOutputScale = 0.010954245f;
+constexpr int kOutputZeroPoint = 25;
 
 // For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0), (2,1)
 // and 3 offsets. Entry code + 128 of a table is what a code of the output
-// stands for, with 10 bits after the point: a gain, a share, or an offset in
-// 8-bit levels. All are enlarged bilinearly to the picture's size; with
-// r = gain * picture the result is
+// stands for, a gain, a share, or an offset in 8-bit levels, times 2^16 / g^2
+// with g = kShuffle if that is odd, else 2 * kShuffle. All are enlarged
+// bilinearly to the picture's size; with r = gain * picture the result is
 // r[c] + sum over d != c of share(c, d) * r[d] + offset[c].
-extern const std::uint16_t kGainTable[256];
+extern const std::int32_t kGainTable[256];
 extern const std::int32_t kShareTable[256];
 extern const std::int32_t kOffsetTable[256];
 
 
 // What the interpreter takes of its arena on a 32-bit target: first the bytes
 // of the tensors, then those of its own bookkeeping. Aligned to 16 bytes.
-constexpr std::size_t kArenaTensorBytes = 116416;
-constexpr std::size_t kArenaBytes = 136656;
+constexpr std::size_t kArenaTensorBytes = 76816;
+constexpr std::size_t kArenaBytes = 96000;
 
 // Registers exactly the operators of the model with a
 // tflite::MicroMutableOpResolver<kOperatorCount> and returns how many it
@@ -60,11 +60,11 @@ int RegisterOperators(Resolver* resolver) {
   int refused = 0;
   refused += resolver->AddAdd() == 0 ? 0 : 1;
   refused += resolver->AddAveragePool2D() == 0 ? 0 : 1;
+  refused += resolver->AddConcatenation() == 0 ? 0 : 1;
   refused += resolver->AddConv2D() == 0 ? 0 : 1;
   refused += resolver->AddMul() == 0 ? 0 : 1;
   refused += resolver->AddReduceMax() == 0 ? 0 : 1;
   refused += resolver->AddResizeBilinear() == 0 ? 0 : 1;
-  refused += resolver->AddSub() == 0 ? 0 : 1;
   return refused;
 }
 

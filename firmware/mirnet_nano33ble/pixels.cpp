@@ -9,7 +9,12 @@ namespace {
 constexpr int kMaps = 12;                   // 3 gains, 6 shares, 3 offsets
 constexpr int kSide = kShuffle * kShuffle;  // input channels of one colour
 
-static_assert(kShuffle == 4, "the weights below are those of four times");
+// From the centre of a cell to the next there are kGrid steps; the first pixel
+// lies kFirst behind a centre, its neighbours kStep apart.
+constexpr int kGrid = kShuffle % 2 == 1 ? kShuffle : 2 * kShuffle;
+constexpr int kFirst = kShuffle % 2 == 1 ? 0 : 1;
+constexpr int kStep = kGrid / kShuffle;
+
 static_assert(kOutputChannels == kMaps, "the model has another head");
 static_assert(kInputChannels == 3 * kSide, "the model takes no RGB pictures");
 static_assert(kInputHeight == kOutputHeight && kInputWidth == kOutputWidth &&
@@ -46,7 +51,7 @@ inline int CellOf(int y, int x) {
          y % kShuffle * kShuffle + x % kShuffle;
 }
 
-// What the codes of a cell mean, 10 bits after the point.
+// What the codes of a cell mean, times 2^16 / kGrid^2.
 inline void Translate(const std::int8_t* codes, std::int32_t* values) {
   for (int i = 0; i < 3; ++i) {
     values[i] = kGainTable[codes[i] + 128];
@@ -113,21 +118,22 @@ void FillFrame(const std::int8_t* input, std::uint8_t* frame) {
 
 void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
                 std::uint8_t* row) {
-  // Between the centres of cells the weights are 7, 5, 3, 1 eighths of the one
-  // and 1, 3, 5, 7 of the other; outside the cell at the edge counts alone.
+  // Between the centres of cells both count, outside the one at the edge alone.
   constexpr int kRowOfMaps = kOutputWidth * kMaps;
-  const int above = (y + kShuffle / 2) / kShuffle - 1;
-  const int below_weight = 2 * ((y + kShuffle / 2) % kShuffle) + 1;
+  constexpr int kBefore = kShuffle / 2;  // pixels of a cell before its centre
+  constexpr int kBehind = kShuffle - kBefore;
+  const int above = (y + kBehind) / kShuffle - 1;
+  const int below_weight = kFirst + kStep * ((y + kBehind) % kShuffle);
   const std::int8_t* upper = maps + (above < 0 ? 0 : above) * kRowOfMaps;
   const std::int8_t* lower =
       maps + (above + 1 < kOutputHeight ? above + 1 : above) * kRowOfMaps;
-  std::int32_t columns[kOutputWidth][kMaps];  // times 8
+  std::int32_t columns[kOutputWidth][kMaps];  // times kGrid
   for (int column = 0; column < kOutputWidth; ++column) {
     std::int32_t a[kMaps], b[kMaps];
     Translate(upper + column * kMaps, a);
     Translate(lower + column * kMaps, b);
     for (int i = 0; i < kMaps; ++i) {
-      columns[column][i] = 8 * a[i] + below_weight * (b[i] - a[i]);
+      columns[column][i] = kGrid * a[i] + below_weight * (b[i] - a[i]);
     }
   }
   const std::uint8_t* pixel =
@@ -137,11 +143,13 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
     const std::int32_t* b = columns[right < kOutputWidth ? right : right - 1];
     std::int32_t value[kMaps], step[kMaps];
     for (int i = 0; i < kMaps; ++i) {
-      step[i] = 2 * (b[i] - a[i]);
-      value[i] = 7 * a[i] + b[i];
+      step[i] = kStep * (b[i] - a[i]);
+      value[i] = (kGrid - kFirst) * a[i] + kFirst * b[i];
     }
-    const bool at_edge = right == 0 || right == kOutputWidth;
-    for (int x = at_edge ? kShuffle / 2 : kShuffle; x > 0; --x) {
+    const int pixels = right == 0              ? kBefore
+                       : right == kOutputWidth ? kBehind
+                                               : kShuffle;
+    for (int x = pixels; x > 0; --x) {
       Restore(Expand(pixel), value, row);
       for (int i = 0; i < kMaps; ++i) {
         value[i] += step[i];

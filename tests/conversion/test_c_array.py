@@ -89,7 +89,8 @@ def test_the_compiler_reads_back_every_byte(generated):
     printed = subprocess.run(["./main"], cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
     weighed, (image,), (maps,) = cost(graph), graph.inputs, graph.outputs
     assert printed == [
-        "refused 0 registered 8 count 8", "refused 1", "aligned 0", f"sha256 {graph.sha256}", "image 64 96 4",
+        "refused 0 registered 8 count 8", "refused 1", "aligned 0", f"sha256 {graph.sha256}",
+        f"image {16 * CONFIG.shuffle} {24 * CONFIG.shuffle} {CONFIG.shuffle}",
         f"input 16 24 3 {_hex(image.scale)} {image.zero_point}",
         f"output 16 24 12 {_hex(maps.scale)} {maps.zero_point}",
         f"arena {weighed.arena_bytes} tensors {weighed.head_bytes}"]
@@ -101,7 +102,7 @@ def test_the_compiler_reads_back_every_byte(generated):
     golden_output = np.frombuffer(rest, np.int8, 16 * 24 * 12)
     assert np.array_equal(golden_input, codes)
     assert np.count_nonzero(run_micro(model, golden_input).ravel() != golden_output) == 0
-    tables = head_tables(maps.scale, maps.zero_point)
+    tables = head_tables(maps.scale, maps.zero_point, shuffle=CONFIG.shuffle)
     assert rest[golden_output.size:] == b"".join(table.tobytes() for table in vars(tables).values())
 
 

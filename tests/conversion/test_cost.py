@@ -1,14 +1,27 @@
 """What a model costs, against what tflite-micro reports of itself and against TensorFlow's and hand-made figures."""
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_report import SUBJECT
 from tiny_models import convert_function, small_network
 
-from conversion.cost import Buffer, cost, place
-from conversion.graph import read_graph
+import mirnet_torch
+from conversion.cost import Buffer, calibrated, cost, instructions, place
+from conversion.graph import Graph, Operator, Tensor, read_graph
+from conversion.report import summary, write_html, write_json
+
+# The counts come from an emulated Cortex-M4, which is no part of the project; the file says what its rows are. When the
+# shipped model changes, count it again and write its SHA-256 and the instructions of every kind under "shipped".
+COUNTS = json.loads((Path(__file__).parents[1] / "data" / "cortex_m4_counts.json").read_text())
+SHIPPED = Path(mirnet_torch.__file__).parent / "weights" / "mcu_int8.tflite"
+MOST_INSTRUCTIONS = 60_000_000  # of the shipped model; tests/firmware leaves 4 million to pixels: one frame a second
+MATTERS = 0.02  # of a frame: kinds of operators below are not looked at alone
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +107,101 @@ def test_multiply_accumulates_of_other_convolutions(tmp_path, name, macs):
     graph = read_graph(convert_function(tmp_path / "m.tflite", forward, (1, 8, 8, 4)))
     assert graph.counts()[name] == 1
     assert cost(graph).macs == macs
+
+
+def rebuild(row) -> tuple[Operator, int, int]:
+    """Return a row's operator, how often it was run, and the instructions counted for all of them."""
+    name, strides, inputs, output, times, counted = row
+    tensors = [Tensor(i, "", tuple(shape), "int8", (), (), False, 0) for i, shape in enumerate((*inputs, output))]
+    return Operator(0, name, 1, tuple(tensors[:-1]), (tensors[-1],), "", tuple(strides)), times, counted
+
+
+def sums(rows) -> tuple[Counter[str], Counter[str]]:
+    """Return the instructions of every kind of operator: predicted and counted."""
+    predicted, counted = Counter(), Counter()
+    for operator, times, count in map(rebuild, rows):
+        assert calibrated(operator)
+        predicted[operator.name] += times * instructions(operator)
+        counted[operator.name] += count
+    return predicted, counted
+
+
+MODELS = [(part, name) for part in ("fitted", "held out") for name in COUNTS[part]]
+
+
+@pytest.mark.parametrize("part, name", MODELS, ids=[f"{part}: {name}" for part, name in MODELS])
+def test_predicted_instructions_are_those_counted(part, name):
+    predicted, counted = sums(COUNTS[part][name])
+    assert predicted.total() == pytest.approx(counted.total(), rel=0.02)
+    for kind, count in counted.items():
+        if count > MATTERS * counted.total() or name.startswith("crafted"):
+            assert predicted[kind] == pytest.approx(count, rel=0.1), kind
+
+
+@pytest.mark.parametrize("part", ["fitted", "held out"])
+def test_predicted_instructions_of_every_single_operator(part):
+    for rows in COUNTS[part].values():
+        for row in rows:
+            operator, times, counted = rebuild(row)
+            assert times * instructions(operator) == pytest.approx(counted, rel=0.15), row
+
+
+def test_held_out_models_hold_shapes_that_were_not_fitted():
+    fitted = {json.dumps(row[:4]) for rows in COUNTS["fitted"].values() for row in rows}
+    held_out = [row for rows in COUNTS["held out"].values() for row in rows]
+    work = sum(row[5] for row in held_out)
+    assert sum(row[5] for row in held_out if json.dumps(row[:4]) not in fitted) > 0.5 * work
+
+
+def test_predicted_instructions_of_the_shipped_model():
+    graph, shipped = read_graph(SHIPPED), COUNTS["shipped"]
+    assert graph.sha256 == shipped["sha256"], (
+        f"{SHIPPED.name} has changed since its instructions were counted: count it again and renew \"shipped\" in "
+        "tests/data/cortex_m4_counts.json")
+    predicted, total = cost(graph).by_kind(), sum(shipped["instructions"].values())
+    assert predicted.keys() == shipped["instructions"].keys()
+    assert sum(predicted.values()) == pytest.approx(total, rel=0.02)
+    for kind, count in shipped["instructions"].items():
+        if count > MATTERS * total:
+            assert predicted[kind] == pytest.approx(count, rel=0.1), kind
+
+
+def test_the_shipped_model_is_fast_enough():
+    predicted = cost(read_graph(SHIPPED)).instructions
+    assert predicted <= MOST_INSTRUCTIONS
+
+
+def with_guesses(tmp_path) -> Graph:
+    """A graph with an operator that was never counted and one in float."""
+    import tensorflow as tf
+
+    return read_graph(convert_function(tmp_path / "m.tflite", lambda x: tf.exp(tf.tanh(x)), (1, 8, 8, 4)))
+
+
+def test_operators_never_counted_get_a_marked_guess(tmp_path, small):
+    weighed = cost(with_guesses(tmp_path))
+    guesses = {item.operator.name: item for item in weighed.operators if not item.calibrated}
+    assert "TANH" in guesses and all(item.instructions >= 8 * 8 * 4 for item in guesses.values())
+    assert weighed.instructions == sum(item.instructions for item in weighed.operators)
+    assert all(item.calibrated for item in cost(read_graph(small)).operators)
+
+
+def test_reports_show_predicted_instructions(tmp_path):
+    graph = with_guesses(tmp_path)
+    weighed = cost(graph)
+    told = {"subject": SUBJECT, "rows": [], "layers": [], "layers_note": "", "graph": graph, "cost": weighed,
+            "files": {}}
+    text = " ".join(summary([], [], weighed))
+    assert f"predicted, {weighed.instructions / 1e6:,.1f} million instructions" in text
+    assert "TANH" in text.split("roughly guessed: ")[1]
+
+    write_json(tmp_path / "report.json", **told)
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["predicted_instructions"] == weighed.instructions
+    assert [row["predicted_instructions"] for row in document["operators"]] == [
+        item.instructions for item in weighed.operators]
+
+    write_html(tmp_path / "report.html", names=[], dark=np.zeros((0, 8, 8, 3), np.uint8), bright=None, **told)
+    page = (tmp_path / "report.html").read_text()
+    for item in weighed.operators:
+        assert f'<td class="n">{"" if item.calibrated else "~"}{item.instructions:,}' in page

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from conversion import deploy
 from conversion.deploy import deployable
-from mirnet_torch.model import DAU, PRESETS, SKFF, ChannelAttention, MIRNet, MIRNetConfig, ResidualUp, SpatialAttention
+from mirnet_torch.model import (DAU, MSRB, PRESETS, SKFF, ChannelAttention, MIRNet, MIRNetConfig, ResidualUp,
+                                SpatialAttention)
 
 BAR = 1e-10
 SMALL = dict(n_feat=8, n_RRG=1, n_MSRB=1)
+LINEAR = dict(height=2, resample="plain", widths=(8, 20), tail_kernel=1)
 CONFIGS = {
     "one stream": dict(height=1), "two streams": dict(height=2), "three streams": {}, "four streams": dict(height=4),
     "two streams, hard": dict(height=2, gate="hard_sigmoid"), "three streams, hard": dict(gate="hard_sigmoid"),
@@ -23,6 +25,13 @@ CONFIGS = {
     "affine": dict(height=2, shuffle=4, head="affine"), "residual, shuffled": dict(height=2, shuffle=2),
     "grey, bias": dict(in_channels=1, out_channels=1, bias=True, height=2), "width 3": dict(width=3, height=2),
     "5x5": dict(kernel_size=5, spatial_kernel=7, height=2), "two groups": dict(n_RRG=2, n_MSRB=2, height=2),
+    "linear tail": LINEAR, "linear tail, two blocks": dict(LINEAR, n_MSRB=2, bias=True),
+    "linear tail, smooth": dict(LINEAR, kernel_size=1, bias=True),
+    "linear to the end": dict(LINEAR, kernel_size=1, bias=True, gate="hard_sigmoid", head="affine", shuffle=5),
+    "linear to the end, three columns": dict(LINEAR, kernel_size=1, bias=True, width=3, activation="relu"),
+    "no attention, linear": dict(LINEAR, attention="none"), "no attention": dict(attention="none"),
+    "no fusion, linear": dict(LINEAR, fusion="mean"), "no fusion": dict(height=3, fusion="mean"),
+    "64 channels": dict(n_feat=64, height=1, gate="hard_sigmoid"),
 }
 
 
@@ -30,11 +39,11 @@ def noise(*shape: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomised(module: nn.Module, std: float = 0.5) -> nn.Module:
     """Give a module random float64 weights, negative slopes and slopes above 1 among them."""
     torch.manual_seed(0)
     for parameter in module.double().parameters():
-        nn.init.normal_(parameter, std=0.5)
+        nn.init.normal_(parameter, std=std)
     return module.eval().requires_grad_(False)
 
 
@@ -95,13 +104,17 @@ def test_attentions(gate, kernel):
     assert_equal(channel(x), deploy.DeployableCA(channel, (7, 6))(x) * factor)
 
 
+@pytest.mark.parametrize("channels", [16, 64])
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
 @pytest.mark.parametrize("activation", ["prelu", "relu"])
-def test_dau(gate, activation):
-    config = MIRNetConfig(n_feat=16, gate=gate, activation=activation)
-    unit = randomised(DAU(16, config, nn.PReLU() if activation == "prelu" else nn.ReLU()))
-    x = noise(1, 16, 7, 6)
-    assert_equal(unit(x), deploy.DeployableDAU(copy.deepcopy(unit), (7, 6))(x))
+def test_dau(channels, gate, activation):
+    config = MIRNetConfig(n_feat=channels, gate=gate, activation=activation)
+    unit = DAU(channels, config, nn.PReLU() if activation == "prelu" else nn.ReLU())
+    unit = randomised(unit, std=2 / channels)
+    x = noise(1, channels, 7, 6)
+    rewritten = deploy.DeployableDAU(copy.deepcopy(unit), (7, 6))
+    assert rewritten.joined == (channels == 16)
+    assert_equal(unit(x), rewritten(x))
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3, 4])
@@ -110,6 +123,32 @@ def test_skff(streams, gate):
     fusion = randomised(SKFF(16, MIRNetConfig(n_feat=16, height=streams, gate=gate)))
     maps = list(noise(streams, 1, 16, 7, 6) * 3)
     assert_equal(fusion(maps), deploy.deployable_skff(fusion, (7, 6))(maps))
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+def test_two_stream_msrb(gate):
+    """Also at odd sizes of the small stream, and with weights that differ from channel to channel."""
+    config = MIRNetConfig(n_feat=8, height=2, widths=(8, 20), resample="plain", tail_kernel=1, bias=True, gate=gate)
+    block = randomised(MSRB(config, nn.PReLU()), std=0.2)
+    x = noise(1, 8, 6, 14)
+    rewritten = deploy.TwoStreamMSRB(copy.deepcopy(block), (6, 14))
+    assert_equal(block(x), deploy.tail_of(block)(rewritten(x)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_product_of_two_convolutions(bias):
+    first, second = randomised(nn.Conv2d(7, 5, 1, bias=bias)), randomised(nn.Conv2d(5, 6, 1))
+    x = noise(1, 7, 4, 3)
+    assert_equal(second(first(x)), deploy._product(second, first)(x))
+
+
+def test_a_linear_tail_is_one_convolution():
+    config = MIRNetConfig(**{**SMALL, **CONFIGS["linear to the end"]})
+    deployed = deployable(filled(MIRNet(config)), height=20, width=30)
+    assert deployed.conv_out.in_channels == 3 * config.n_feat and deployed.conv_out.out_channels == 12
+    parameters = dict(deployed.named_parameters())
+    assert not [name for name in parameters if "tail" in name or "conv_out" in name and not name.startswith("conv_out")]
+    assert any(name.startswith("body.0.body.0.blocks.0.") for name in parameters)  # as in the network
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 6)])

@@ -1,17 +1,15 @@
 """Pixel arithmetic: Python against torch's floating point, C++ against Python byte for byte."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from conversion.pixels import HeadTables, apply_maps, head_tables, model_input, rgb565_to_rgb, rgb_to_rgb565
+from mirnet_torch.cli import UserError
 from mirnet_torch.model import MIRNet, MIRNetConfig
-
-
-@pytest.fixture(scope="module")
-def tables(model_constants: dict[str, float]) -> HeadTables:
-    return head_tables(model_constants["kOutputScale"], int(model_constants["kOutputZeroPoint"]))
 
 
 def test_rgb565_keeps_the_high_bits_and_both_ends() -> None:
@@ -23,21 +21,25 @@ def test_rgb565_keeps_the_high_bits_and_both_ends() -> None:
     np.testing.assert_allclose(rgb[:32, 2] / 255, exact[:, 0], atol=1 / 255)
 
 
-def test_model_input_is_pixel_unshuffle(frames: np.ndarray) -> None:
+@pytest.mark.parametrize("shuffle", [4, 5])
+def test_model_input_is_pixel_unshuffle(frames: np.ndarray, shuffle: int) -> None:
     rgb = rgb565_to_rgb(frames)
-    unshuffled = torch.nn.functional.pixel_unshuffle(torch.tensor(rgb).permute(0, 3, 1, 2), 4).permute(0, 2, 3, 1)
-    for picture, expected in zip(rgb, unshuffled):
-        np.testing.assert_array_equal(model_input(picture), expected.numpy().astype(int) - 128)
+    unshuffled = torch.nn.functional.pixel_unshuffle(torch.tensor(rgb).permute(0, 3, 1, 2), shuffle)
+    for picture, expected in zip(rgb, unshuffled.permute(0, 2, 3, 1)):
+        np.testing.assert_array_equal(model_input(picture, shuffle=shuffle), expected.numpy().astype(int) - 128)
 
 
-@pytest.mark.parametrize("scale, zero_point", [(1 / 127, 0), (0.0069, -17)])
-def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, scale: float, zero_point: int) -> None:
-    tables, model = head_tables(scale, zero_point), MIRNet(MIRNetConfig.preset("mcu"))
+@pytest.mark.parametrize("scale, zero_point, shuffle", [(1 / 127, 0, 4), (0.0069, -17, 5), (0.0069, -17, 1)])
+def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, scale: float, zero_point: int,
+                                                         shuffle: int) -> None:
+    tables = head_tables(scale, zero_point, shuffle=shuffle)
+    model = MIRNet(replace(MIRNetConfig.preset("mcu"), shuffle=shuffle))
+    cells = (120 // shuffle, 160 // shuffle, 12)
     rng = np.random.default_rng(0)
     for rgb in rgb565_to_rgb(frames[:9]):
         # Gains around 3, mixed a little, an offset of some levels; noise from cell to cell.
         centre = np.array([0.25] * 3 + [0] * 9) / scale + zero_point
-        maps = (centre + rng.normal(0, 1, (30, 40, 12)) * ([0.08 / scale] * 3 + [0.05 / scale] * 9))
+        maps = (centre + rng.normal(0, 1, cells) * ([0.08 / scale] * 3 + [0.05 / scale] * 9))
         codes = maps.round().clip(-128, 127).astype(np.int8)
         real = (codes.astype(np.float64) - zero_point) * np.float64(np.float32(scale))
         exact = model.apply_maps(torch.tensor(rgb / 255).permute(2, 0, 1)[None],
@@ -46,31 +48,52 @@ def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, sca
         assert error.max() <= 1.0 and error.mean() <= 0.3  # rounding alone: 0.5 and 0.25
 
 
-def test_gains_stop_below_64() -> None:
-    tables = head_tables(0.02, -128)  # maps up to 5.1
-    assert tables.gain.max() == 0xFFFF and (np.diff(tables.gain.astype(int)) >= 0).all()
-    white = apply_maps(np.full((8, 8, 3), 4, np.uint8), np.full((2, 2, 12), 127, np.int8), tables)
+@pytest.mark.parametrize("shuffle, grid", [(4, 8), (5, 5)])
+def test_gains_stop_below_64(shuffle: int, grid: int) -> None:
+    tables = head_tables(0.02, -128, shuffle=shuffle)  # maps up to 5.1
+    assert (64 << 16) - 3 * grid ** 2 < tables.gain.max() * grid ** 2 < 64 << 16 and (np.diff(tables.gain) >= 0).all()
+    white = apply_maps(np.full((2 * shuffle, 2 * shuffle, 3), 4, np.uint8), np.full((2, 2, 12), 127, np.int8), tables)
     assert (white == 255).all()
 
 
-def test_the_sketch_s_tables_are_those_of_python(tables: HeadTables, host_program, frames: np.ndarray) -> None:
+def test_the_sketch_s_tables_are_those_of_python(tables: HeadTables, host_program, frames: np.ndarray,
+                                                 maps: np.ndarray) -> None:
     """Every code of every map, one at a time over a whole picture, so that each entry of each table counts."""
     rgb, neutral = rgb565_to_rgb(frames[4]), np.zeros(12, int)
     codes = [(channel, code) for channel in (0, 5, 10) for code in range(-128, 128, 5)]
-    maps = np.broadcast_to(neutral, (len(codes), 30, 40, 12)).astype(np.int8)
+    flat = np.broadcast_to(neutral, (len(codes), *maps[0].shape)).astype(np.int8)
     for number, (channel, code) in enumerate(codes):
-        maps[number, ..., channel] = code
-    _, _, restored = _run(host_program, np.broadcast_to(frames[4], (len(codes), *frames[4].shape)), maps)
+        flat[number, ..., channel] = code
+    _, _, restored = _run(host_program, np.broadcast_to(frames[4], (len(codes), *frames[4].shape)), flat)
     for number, picture in enumerate(restored):
-        np.testing.assert_array_equal(picture, apply_maps(rgb, maps[number], tables), err_msg=str(codes[number]))
+        np.testing.assert_array_equal(picture, apply_maps(rgb, flat[number], tables), err_msg=str(codes[number]))
 
 
 def test_cpp_is_python_byte_for_byte(tables: HeadTables, host_program, frames: np.ndarray, maps: np.ndarray) -> None:
     inputs, back, restored = _run(host_program, frames, maps)
     for number, rgb in enumerate(rgb565_to_rgb(frames)):
-        np.testing.assert_array_equal(inputs[number], model_input(rgb))
+        np.testing.assert_array_equal(inputs[number], model_input(rgb, shuffle=len(rgb) // len(maps[number])).ravel())
         np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables))
     np.testing.assert_array_equal(back, frames)
+
+
+def test_cpp_is_python_with_cells_of_other_sizes(other_cells, frames: np.ndarray) -> None:
+    """Also where every sum is as large as it can be: codes at both ends, one beside the other."""
+    cell, tables, program = other_cells
+    rng, frames = np.random.default_rng(3), frames[[-1, -1, -1, 0, 5, 9]]
+    maps = rng.integers(-128, 128, (len(frames), 120 // cell, 160 // cell, 12)).astype(np.int8)
+    maps[0], maps[1], maps[2] = 127, -128, np.where(rng.random(maps[2].shape) < 0.5, 127, -128)
+    inputs, back, restored = _run(program, frames, maps)
+    for number, rgb in enumerate(rgb565_to_rgb(frames)):
+        np.testing.assert_array_equal(inputs[number], model_input(rgb, shuffle=cell).ravel())
+        np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables))
+    np.testing.assert_array_equal(back, frames)
+
+
+@pytest.mark.parametrize("scale, shuffle", [(0.1, 4), (0.01, 6)])
+def test_what_the_arithmetic_cannot_do_is_refused(scale: float, shuffle: int) -> None:
+    with pytest.raises(UserError, match="train a network"):
+        head_tables(scale, 0, shuffle=shuffle)
 
 
 def test_viewer_converts_as_the_camera(frames: np.ndarray) -> None:
@@ -84,5 +107,4 @@ def _run(host_program, frames: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray
     together = np.concatenate([frames.reshape(len(frames), -1), maps.reshape(len(maps), -1).view(np.uint8)], 1)
     answer = np.frombuffer(host_program("pixels", stdin=together.tobytes()), np.uint8).reshape(len(frames), -1)
     inputs, back, restored = np.split(answer, [57600, 96000], 1)
-    return (inputs.view(np.int8).reshape(-1, 30, 40, 48), back.reshape(-1, 120, 160, 2),
-            restored.reshape(-1, 120, 160, 3))
+    return inputs.view(np.int8), back.reshape(-1, 120, 160, 2), restored.reshape(-1, 120, 160, 3)

@@ -25,7 +25,7 @@ from simulator import Simulator
 from sketch_tools import FIRMWARE, SKETCH, need
 
 from conversion.c_array import read_c_array
-from conversion.pixels import apply_maps, head_tables, model_input
+from conversion.pixels import HeadTables, apply_maps, model_input
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def board(folder: Path) -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def expected(model_constants: dict[str, float]) -> Callable[[np.ndarray], np.ndarray]:
+def expected(model_constants: dict[str, float], tables: HeadTables) -> Callable[[np.ndarray], np.ndarray]:
     """The bright picture of a dark one, by the bridge's own Python and tflite-micro."""
     from tflite_micro.python.tflite_micro import runtime
     interpreter = runtime.Interpreter.from_bytes(read_c_array(SKETCH / "model_data.cpp"), arena_size=1 << 20)
-    tables = head_tables(model_constants["kOutputScale"], int(model_constants["kOutputZeroPoint"]))
+    shuffle = int(model_constants["kShuffle"])
 
     def enhance(dark: np.ndarray) -> np.ndarray:
-        interpreter.set_input(model_input(dark)[None], 0)
+        interpreter.set_input(model_input(dark, shuffle=shuffle)[None], 0)
         interpreter.invoke()
         return apply_maps(dark, interpreter.get_output(0)[0], tables)
 

@@ -13,13 +13,27 @@ import numpy as np
 import pytest
 import torch
 
+from conversion.c_array import model_array, read_c_array
 from conversion.deploy import deployable
+from conversion.graph import read_graph
 from conversion.parity import Stage, compare, first_diverging, layerwise, open_stage
-from mirnet_torch.cli import UserError
+from conversion.target import find_target
+
+# Of the float32 and of the int8 file: nothing is converted from one to the other on the way.
+OPERATORS = {
+    "mcu": {"ADD": 13, "AVERAGE_POOL_2D": 10, "CONCATENATION": 5, "CONV_2D": 46, "MUL": 20, "REDUCE_MAX": 4,
+            "RESIZE_BILINEAR": 2},
+    "paper": {"ADD": 280, "AVERAGE_POOL_2D": 108, "CONCATENATION": 42, "CONV_2D": 821, "DEPTHWISE_CONV_2D": 42,
+              "DEPTH_TO_SPACE": 42, "LEAKY_RELU": 318, "LOGISTIC": 72, "MIRROR_PAD": 42, "MUL": 144, "REDUCE_MAX": 36,
+              "RESIZE_BILINEAR": 42, "SOFTMAX": 24, "TRANSPOSE_CONV": 24},
+}
 
 
 def first_culprit(a: Stage, b: Stage, core: np.ndarray, atol: float) -> str:
-    layers = layerwise(a, b, core[:1])
+    try:
+        layers = layerwise(a, b, core[:1])
+    except NotImplementedError as error:
+        return str(error)
     layer = first_diverging(layers, atol=atol)
     return f"first diverging of {len(layers)} tensors: " + (f"{layer.a}: {layer.difference}" if layer else "none")
 
@@ -62,30 +76,34 @@ def test_int8(chain):
         assert difference.sqnr_db > 3, str(difference)  # the picture is there
 
 
-def test_reference_kernels_equal_tflite_micro(mcu):
-    difference = mcu.difference("int8@litert-reference", "int8@tflite-micro", raw=True)
-    mcu.row("int8, reference kernels", "tflite-micro", f"{difference.differing} of {difference.size} bytes differ", "0")
-    assert difference.differing == 0, f"{difference}; " + \
-        first_culprit(mcu.stage("int8@litert-reference"), mcu.stage("int8@tflite-micro"), mcu.core, 0)
+def test_reference_kernels_equal_tflite_micro(chain):
+    """`paper` has LOGISTIC, which the reference kernels look up in a table: one code in 30,000 may differ by one."""
+    difference = chain.difference("int8@litert-reference", "int8@tflite-micro", raw=True)
+    figures = f"{difference.differing} of {difference.size} bytes differ"
+    chain.row("int8, reference kernels", "tflite-micro", figures, "0" if chain.name == "mcu" else "mean <= 0.1 steps")
+    assert difference.mean <= (0 if chain.name == "mcu" else 0.1), f"{difference}; " + \
+        first_culprit(chain.stage("int8@litert-reference"), chain.stage("int8@tflite-micro"), chain.core, 0)
 
 
-def test_tflite_micro_runs_the_bytes_of_an_array(mcu):
-    """What a sketch compiles in is bytes, not a file."""
-    content = bytes(bytearray(mcu.files.int8.read_bytes()))
-    codes = open_stage(content, runtime="tflite-micro").run_raw(mcu.core)
-    difference = compare(mcu.stage("int8@tflite-micro").run_raw(mcu.core), codes)
-    mcu.row(".tflite", "bytes in tflite-micro", f"{difference.differing} of {difference.size} bytes differ", "0")
+def test_tflite_micro_runs_the_c_array(chain, tmp_path):
+    """What a sketch compiles in is text. Nobody compiles `paper` into one, its array is that of `mcu` in large."""
+    (tmp_path / "model_data.cpp").write_text(model_array(chain.files.int8.read_bytes()))
+    codes = open_stage(read_c_array(tmp_path / "model_data.cpp"), runtime="tflite-micro").run_raw(chain.core)
+    difference = compare(chain.stage("int8@tflite-micro").run_raw(chain.core), codes)
+    chain.row(".tflite", "C array in tflite-micro", f"{difference.differing} of {difference.size} bytes differ", "0")
     assert difference.differing == 0, str(difference)
 
 
-def test_what_reference_kernels_lack_is_named(chain):
-    """Only residual upsampling needs it; tests/conversion/test_tflite.py compares that operator on its own."""
-    if chain.deployed.config.resample == "plain":
-        assert chain.stage("int8@litert-reference").integer
-    else:
-        with pytest.raises(UserError, match="DEPTH_TO_SPACE"):
-            chain.stage("int8@litert-reference")
-        chain.row("int8, reference kernels", "tflite-micro", "not run: reference kernels lack DEPTH_TO_SPACE", "")
+def test_operators(chain):
+    assert read_graph(chain.files.float32).counts() == OPERATORS[chain.name]
+    assert read_graph(chain.files.int8).counts() == OPERATORS[chain.name]
+
+
+def test_the_int8_file_is_little_more_than_its_weights(chain):
+    parameters = sum(parameter.numel() for parameter in chain.model.parameters())
+    size, limit = chain.files.int8.stat().st_size, find_target(None, chain.model.config).flash_limit or 34_000_000
+    chain.row(f"{parameters:,} parameters", "int8 file", f"{size:,} bytes", f"<= {limit:,}")
+    assert size <= limit
 
 
 def test_layers_correspond_through_the_chain(chain):
@@ -101,8 +119,8 @@ def test_layers_correspond_through_the_chain(chain):
 def test_a_diverging_tensor_is_named(mcu):
     """One weight changed in the deployable form: the comparison points at the convolution that has it."""
     broken = copy.deepcopy(mcu.deployed)
-    victim = "body.0.body.0.blocks.1.0.body.2"
-    weight = broken.get_submodule(victim).weight
-    weight.data[3, 2, 1, 1] += 0.5
+    victim, conv = [(name, module) for name, module in broken.named_modules() if isinstance(module, torch.nn.Conv2d)
+                    and module.kernel_size == (3, 3) and module.out_channels > 3][-1]
+    conv.weight.data[3, 2, 1, 1] += 0.5
     message = first_culprit(open_stage(broken), mcu.stage("ONNX"), mcu.core, 1e-4)
     assert f"{victim}/Conv: max" in message and ", 3), mean" in message

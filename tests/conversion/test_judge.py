@@ -1,0 +1,94 @@
+"""Judging the board's pictures: the measures on pictures made to have each fault, and the shipped model itself."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from commands import assert_one_error, run
+from tiny_models import convert_function
+
+from conversion import judge
+from conversion.judge import best_gamma, block_edges, equalised, gamma, judge_looks, open_board
+from mirnet_torch.checkpoint import WEIGHTS, load_model
+from mirnet_torch.data import validation_frames
+from mirnet_torch.enhance import enhance
+from mirnet_torch.metrics import mean_score, psnr
+
+SHIPPED = WEIGHTS / "mcu_int8.tflite"
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return [(dark, truth) for _, dark, truth in validation_frames(None, (160, 120))]
+
+
+@pytest.fixture(scope="module")
+def board():
+    return open_board(SHIPPED)
+
+
+def test_a_grid_is_seen(frames):
+    _, truth = frames[0]
+    assert block_edges([truth], 5) == pytest.approx(1, abs=0.1)
+    faint = (0.7 * truth + 0.3 * truth[::5, ::5].repeat(5, 0).repeat(5, 1)).astype(np.uint8)
+    assert 1.5 < block_edges([faint], 5) < 4 and block_edges([faint], 7) < 1.3
+
+
+def test_other_faults_are_seen(frames):
+    dark, truths = zip(*frames)
+    perfect = judge_looks(lambda frame: frame, truths, truths, 5)
+    assert (perfect.grid, perfect.cast, perfect.burnt, perfect.lit_gain) == (1, 0, 0, 1)
+    assert perfect.lit_psnr == np.inf
+    red = judge_looks(lambda frame: np.minimum(frame.astype(int) + [30, 0, 0], 255).astype(np.uint8), truths, truths, 5)
+    assert red.cast > 10
+    burnt = judge_looks(lambda frame: np.full_like(frame, 255), truths, truths, 5)
+    assert burnt.burnt > 0.9 and burnt.lit_gain > 2 and burnt.lit_psnr < 10
+
+
+def test_best_gamma_is_found(frames):
+    pairs = [(truth, gamma(truth, 0.42)) for _, truth in frames]
+    assert best_gamma(pairs) == pytest.approx(0.42)
+
+
+def test_equalised_histogram_is_flat(frames):
+    value = equalised(frames[0][0]).max(2)
+    counts, _ = np.histogram(value, 4, (0, 256))
+    assert counts.min() > 0.5 * counts.max()
+
+
+def test_the_board_is_near_the_network(frames, board):
+    restore, model = board[0], load_model("mcu")
+    assert mean_score(psnr(restore(dark), enhance(model, dark)) for dark, _ in frames) >= 38
+
+
+def test_the_shipped_model_s_pictures_have_none_of_the_faults(frames, board):
+    restore, cell = board
+    looks = judge_looks(restore, [restore(dark) for dark, _ in frames], [truth for _, truth in frames], cell)
+    assert looks.grid <= 1.05
+    assert looks.cast <= 4  # levels
+    assert looks.burnt <= 0.05
+    assert looks.lit_psnr >= 22 and 0.9 <= looks.lit_gain <= 1.1
+
+
+def test_command(capsys, tmp_path):
+    result = run(capsys, judge.main, "--out", tmp_path / "judged")
+    assert not result.status and "histogram equalisation" in result.out, result.err
+    content = json.loads((tmp_path / "judged" / "judgement.json").read_text())
+    assert content["quality"]["board"]["psnr"] > content["quality"][f"gamma {content['gamma']:.2f}"]["psnr"]
+    assert (tmp_path / "judged" / "contact_sheet.png").is_file()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--checkpoint", "mcu", "--model", "missing.tflite"), ("missing.tflite",)),
+    (("--checkpoint", "missing.pt", "--model", SHIPPED), ("missing.pt",)),
+    (("--checkpoint", "mcu"), ("--model", "both")), (("--data", "nowhere"), ("nowhere",))])
+def test_bad_input(capsys, arguments, words):
+    result = run(capsys, judge.main, *arguments)
+    assert_one_error(result.status, result.err, *words)
+
+
+def test_a_model_that_is_none_for_the_board_is_an_error(capsys, tmp_path):
+    path = convert_function(tmp_path / "other.tflite", lambda x: 2 * x, (1, 24, 32, 12))
+    result = run(capsys, judge.main, "--checkpoint", "mcu", "--model", path)
+    assert_one_error(result.status, result.err, "other.tflite", "160x120")
