@@ -11,9 +11,10 @@ demo: .venv/installed
 	$(BIN)/python -m mirnet_torch.train --preset mcu --epochs 30 --out demo/train
 	@echo "--- 2. measure the weights that ship on photographs that none of it was trained on"
 	$(BIN)/python -m mirnet_torch.evaluate --checkpoint mcu --size 160x120 --out demo/evaluate
+	$(BIN)/python conversion/judge.py --out demo/judge
 	@echo "--- 3. convert them to int8 and C, every step compared with the last"
 	$(BIN)/python conversion/to_tflite.py --checkpoint mcu --out demo/tflite
-	@echo "--- dark, bright and original: demo/evaluate/contact_sheet.png; every stage: demo/tflite/report.html"
+	@echo "--- dark, bright and original: demo/judge/contact_sheet.png; every stage: demo/tflite/report.html"
 
 test: .venv/installed
 	$(BIN)/python -m pytest
