@@ -273,18 +273,6 @@ class TwoStreamSKFF(nn.Module):
         return first + second
 
 
-class TwoStreamMean(nn.Module):
-    """The mean of two streams in the form of `TwoStreamSKFF`."""
-
-    def weighted(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two terms of the mean."""
-        return first * 0.5, second * 0.5
-
-    def forward(self, streams: Sequence[Tensor]) -> Tensor:
-        first, second = self.weighted(*streams)
-        return first + second
-
-
 class ManyStreamSKFF(nn.Module):
     """SKFF of k > 2 streams; the softmax across streams is taken on the channel axis of one small tensor (1, k, 1, C).
 
@@ -347,7 +335,7 @@ class TwoStreamMSRB(nn.Module):
         self.down, self.up, self.last_up = down, up.body[0][0], parts.last_up["1"].body[0][0]
         self.enlarge = up.body[0][1]
         self.selective_kernel = nn.ModuleList(
-            TwoStreamMean() if isinstance(fusion, Mean) else TwoStreamSKFF(fusion, sizes)
+            TwoStreamSKFF(fusion, sizes)
             for fusion, sizes in zip(parts.selective_kernel, ((full, half), (half, half))))
         self.columns = block.columns
 
@@ -384,7 +372,8 @@ def deployable_msrb(block: MSRB, size: tuple[int, int], config: MIRNetConfig) ->
 
 def _linear_tail(config: MIRNetConfig) -> bool:
     """Tell whether `TwoStreamMSRB` serves the blocks of a network."""
-    return config.height == 2 and config.resample == "plain" and config.tail_kernel == 1
+    return (config.height == 2 and config.resample == "plain" and config.tail_kernel == 1
+            and config.fusion == "selective")
 
 
 def join_tail(net: MIRNet, size: tuple[int, int]) -> None:

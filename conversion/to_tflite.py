@@ -30,7 +30,7 @@ examples:
   python conversion/to_tflite.py --checkpoint best.safetensors --calibration night_photos --out build/best
   python conversion/to_tflite.py --checkpoint MIRNet_enhance.pth --size 256x256 --target litert --out build/paper
 
-On two cores it takes about a minute for mcu; for the published network at 256x256 a quarter of an hour and 10 GB of
+On two cores it takes about a minute for mcu; for the published network at 256x256 up to an hour, and 9 GB of
 memory.
 
 The last line tells whether every stage kept to its bar; exit status: 0 yes, 1 a stage differs where it must not, 2 the

@@ -210,7 +210,7 @@ class Mean(nn.Module):
         self.streams = config.height
 
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
-        return _total([stream * (1 / self.streams) for stream in streams])
+        return _total(streams) * (1 / self.streams)
 
 
 class BlurDown(nn.Module):

@@ -11,7 +11,7 @@ namespace mirnet {
 constexpr std::size_t kModelSize = 52128;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "1a9c21cdda21f9e8ad10fe62c747f10724e67cf08dddde8b9c207aba0e3a7b0c";
+    "d487a29880ceab946d584bb67fb514447cb0e055c13110bd0765fa0839f681fd";
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kShuffle x kShuffle pixels. Channel

@@ -58,16 +58,20 @@ def test_equalised_histogram_is_flat(frames):
 
 
 def test_the_board_is_near_the_network(frames, board):
+    """Alike, and no farther from the truth: at most 0.10 dB."""
     restore, model = board[0], load_model("mcu")
-    assert mean_score(psnr(restore(dark), enhance(model, dark)) for dark, _ in frames) >= 38
+    dark, truths = zip(*frames)
+    ours, exact = [restore(frame) for frame in dark], [enhance(model, frame) for frame in dark]
+    assert mean_score(psnr(*pair) for pair in zip(ours, exact)) >= 38
+    assert judge.judge(ours, truths).psnr >= judge.judge(exact, truths).psnr - 0.10
 
 
 def test_the_shipped_model_s_pictures_have_none_of_the_faults(frames, board):
     restore, cell = board
     looks = judge_looks(restore, [restore(dark) for dark, _ in frames], [truth for _, truth in frames], cell)
     assert looks.grid <= 1.05
-    assert looks.cast <= 4  # levels
-    assert looks.burnt <= 0.05
+    assert looks.cast <= 3  # levels
+    assert looks.burnt <= 0.02
     assert looks.lit_psnr >= 22 and 0.9 <= looks.lit_gain <= 1.1
 
 
