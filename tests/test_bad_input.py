@@ -274,7 +274,7 @@ def test_a_bad_image_is_named_and_the_others_are_done(capsys, files, network, na
     (["{files}/photo.png", "--out", "{files}/" + 300 * "x"], ["xxx"]),
     (["{files}/photo.png", "--out", "{files}/out", "--tile", "-1"], ["--tile", "-1"]),
     (["{files}/photo.png", "--out", "{files}/out", "--tile", "many"], ["--tile", "many"]),
-    (["{files}/photo.png", "--out", "{files}/out", "--tile", "7"], ["photo.png", "tile", "16"]),
+    (["{files}/photo.png", "--out", "{files}/out", "--tile", "7"], ["photo.png", "tile", "20"]),
     (["{files}/photo.png", "--out", "{files}/out", "--overlap", "-3"], ["--overlap", "-3"]),
     (["{files}/photo.png", "--out", "{files}/out", "--tile", "40", "--overlap", "21"], ["--overlap", "20"]),
     (["{files}/photo.png", "--out", "{files}/out", "--device", "abacus"], ["abacus"]),
