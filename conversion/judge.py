@@ -58,7 +58,7 @@ class Looks:
     cast: float
     """Mean distance in levels of a channel from the mean of the three, on dim and bright grey ramps."""
     burnt: float
-    """Share of the bright pixels of normally lit frames of which a channel is clipped now and nearly white before."""
+    """Share of the bright pixels of normally lit frames with a channel clipped now, but not nearly white before."""
     lit_psnr: float
     """How like itself a normally lit frame stays, dB."""
     lit_gain: float
