@@ -16,7 +16,7 @@ import numpy as np
 
 from conversion.cost import ALIGNMENT, Cost
 from conversion.graph import Graph, Tensor
-from conversion.pixels import head_tables
+from conversion.pixels import ROOTS, head_tables
 from conversion.target import resolver_methods
 from mirnet_torch.model import MIRNetConfig
 
@@ -179,15 +179,19 @@ def read_c_array(path: str | os.PathLike[str]) -> bytes:
 
 _OUTPUTS = {  # what the output means, for the header; the tables are those of conversion/pixels.py
     "affine": """\
-// For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0), (2,1)
-// and 3 offsets. Entry code + 128 of a table is what a code of the output
-// stands for, a gain, a share, or an offset in 8-bit levels, times 2^16 / g^2
-// with g = kShuffle if that is odd, else 2 * kShuffle. All are enlarged
-// bilinearly to the picture's size; with r = gain * picture the result is
+// For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0) and
+// (2,1), 3 offsets and 3 root gains. Entry code + 128 of a table is what a code
+// of the output stands for, a gain, a share (or root gain), or an offset in
+// 8-bit levels, times 2^16 / g^2 with g = kShuffle if that is odd, else
+// 2 * kShuffle. All are enlarged bilinearly to the picture's size; with
+// r = gain * picture + root gain * root the result is
 // r[c] + sum over d != c of share(c, d) * r[d] + offset[c].
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kShareTable[256];
 extern const std::int32_t kOffsetTable[256];
+// sqrt(255 * level), times 2^kRootBits.
+constexpr int kRootBits = 3;
+extern const std::uint16_t kRootTable[256];
 """,
     "residual": "// The restored picture, in the layout of the input.\n",
 }
@@ -198,8 +202,9 @@ def _tables(config: MIRNetConfig, maps: Tensor) -> str:
     if config.head != "affine":
         return ""
     tables = head_tables(maps.scale, maps.zero_point, shuffle=config.shuffle)
-    return "".join(f"const std::int32_t k{name}Table[256] = {{\n{_rows(map(str, values), 6)}\n}};\n\n"
-                   for name, values in (("Gain", tables.gain), ("Share", tables.share), ("Offset", tables.offset)))
+    return "".join(f"const std::{kind}_t k{name}Table[256] = {{\n{_rows(map(str, values), 6)}\n}};\n\n"
+                   for kind, name, values in (("int32", "Gain", tables.gain), ("int32", "Share", tables.share),
+                                              ("int32", "Offset", tables.offset), ("uint16", "Root", ROOTS)))
 
 
 def _describe(name: str, tensor: Tensor) -> str:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 RUNTIMES = {"litert": "litert", "reference": "litert-reference", "micro": "tflite-micro"}
 EPILOG = """\
 artefacts:
-  a checkpoint (.safetensors, .pt, .pth, or the name of a preset)      the deployable form in PyTorch, whose tensors
-                                                                       the other artefacts have; the network itself
-                                                                       is compared with its output
+  a checkpoint (.safetensors, .pt, .pth, or the name of a preset)      the deployable form in PyTorch; that of
+                                                                       NAME_equalised.safetensors has the tensors of
+                                                                       the other artefacts; the network itself is
+                                                                       compared with its output
   NAME.onnx                                                            onnxruntime
   NAME.tflite, float or int8                                           LiteRT; before an int8 file name a runtime:
       litert:FILE      LiteRT's default kernels (as without a prefix)

@@ -9,7 +9,7 @@ rounding. What they avoid, and why (operators are those of TensorFlow Lite):
 * a softmax across streams on rank 5, with GATHER or Flex operators behind it;
 * TRANSPOSE_CONV with a cropping STRIDED_SLICE behind it;
 * activations that are operators of their own instead of being fused into the convolution before them;
-* in wide networks the concatenation in front of a convolution, in a DAU the largest tensor of the network;
+* large concatenations in front of a convolution, in a DAU the largest tensor of the network;
 * in narrow ones additions, which take longer there than a longer convolution, linear operators behind one another,
   and work on enlarged maps that can be done before.
 """
@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirnet_torch.model import (DAU, MSRB, SKFF, ChannelAttention, Mean, MIRNet, MIRNetConfig, ResidualUp,
-                                SpatialAttention, _total)
+from mirnet_torch.model import (DAU, MSRB, SKFF, ChannelAttention, Mean, MIRNet, MIRNetConfig, PeakChannelAttention,
+                                ProjectedSpatialAttention, ResidualUp, SpatialAttention, _total)
 
-JOINED = 48  # channels up to which a DAU keeps its concatenation, for which small maps leave room in memory
+JOINED = 16384  # values up to which a DAU keeps its concatenation; a larger one is a small network's peak of memory
 
 # PhaseConvolution pads kernels of even size on one side; that torch copies its input for that concerns nobody here.
 warnings.filterwarnings("ignore", "Using padding='same' with even kernel", UserWarning)
@@ -46,7 +46,7 @@ class DeployableMIRNet(nn.Module):
     Shape:
         Core input (1, C*shuffle**2, H/shuffle, W/shuffle), the channels ordered as by PixelUnshuffle, values in [0, 1].
 
-        With head="affine" the output are the maps (1, C*(C+1), H/shuffle, W/shuffle) of `MIRNet.maps`; with
+        With head="affine" the output are the maps (1, C*(C+2), H/shuffle, W/shuffle) of `MIRNet.maps`; with
         head="residual" it is the restored picture I + R, not clamped, in the layout of the core input.
     """
 
@@ -177,25 +177,43 @@ class DeployableSA(nn.Module):
         return x * self.gate(of_max(x.amax(1, keepdim=True)) + of_mean(self.mean(x)))
 
 
-class DeployableCA(nn.Module):
-    """Channel attention without the last factor of its gate. Identities: `whole_map_mean`, `shifted`."""
+class DeployableProjectedSA(nn.Module):
+    """Spatial attention from one convolution, without the last factor of its gate. Identity: `shifted`."""
 
-    def __init__(self, attention: ChannelAttention, size: tuple[int, int]) -> None:
+    def __init__(self, attention: ProjectedSpatialAttention) -> None:
+        super().__init__()
+        self.spatial = nn.Sequential(shifted(attention.spatial, attention.gate), clamp(attention.gate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.spatial(x)
+
+
+class DeployableCA(nn.Module):
+    """Channel attention without the last factor of its gate. Identities: `whole_map_mean`, `shifted`.
+
+    The peak of a map of a known size, if it is asked for, is a maximum pool whose window is the map.
+    """
+
+    def __init__(self, attention: ChannelAttention | PeakChannelAttention, size: tuple[int, int]) -> None:
         super().__init__()
         layers: Any = attention.conv_du
         squeeze, relu, excite, gate = layers
         self.mean = whole_map_mean(size)
+        self.peak = nn.MaxPool2d(size) if isinstance(attention, PeakChannelAttention) else None
         self.conv_du = nn.Sequential(squeeze, relu, shifted(excite, gate), clamp(gate))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv_du(self.mean(x))
+        described = self.mean(x)
+        if self.peak is not None:
+            described = torch.cat([described, self.peak(x)], 1)
+        return x * self.conv_du(described)
 
 
 class DeployableDAU(nn.Module):
     """Dual attention unit: x + W concat(SA(f), CA(f)), f = body(x), in one of two forms.
 
-    * Many channels: x + W1 SA(f) + W2 CA(f), which spares the largest tensor of the network. Identity: `split_inputs`.
-    * Up to `JOINED` channels: as it was, which spares an addition: one costs a Cortex-M4 some 80 instructions per
+    * x + W1 SA(f) + W2 CA(f), which spares the largest tensor of the network. Identity: `split_inputs`.
+    * Up to `JOINED` values in it: as it was, which spares an addition: one costs a Cortex-M4 some 80 instructions per
       element, as much as 57 multiply-accumulates.
 
     The 1/6 of hard sigmoids is left to W. Identity: `scaled`.
@@ -205,12 +223,14 @@ class DeployableDAU(nn.Module):
         super().__init__()
         channels = unit.conv1x1.out_channels
         self.body = unit.body
-        self.SA = DeployableSA(unit.SA, channels)
-        self.CA = DeployableCA(unit.CA, size)
-        gates = (unit.SA.gate, unit.CA.conv_du[-1])
+        spatial, channel = cast(Any, unit.SA), cast(Any, unit.CA)
+        self.SA: nn.Module = (DeployableProjectedSA(spatial) if isinstance(spatial, ProjectedSpatialAttention)
+                              else DeployableSA(spatial, channels))
+        self.CA = DeployableCA(channel, size)
+        gates = (spatial.gate, channel.conv_du[-1])
         of_spatial, of_channel = (scaled(conv, hard_sigmoid_scale(gate)) for conv, gate
                                   in zip(split_inputs(unit.conv1x1, (channels, channels)), gates))
-        self.joined = channels <= JOINED
+        self.joined = 2 * channels * size[0] * size[1] <= JOINED
         joined = _convolution(torch.cat([of_spatial.weight, of_channel.weight], 1), like=of_spatial.weight)
         self.conv1x1: Any = joined if self.joined else nn.ModuleList([of_spatial, of_channel])
 
@@ -318,9 +338,9 @@ def deployable_skff(fusion: SKFF | Mean, size: tuple[int, int]) -> nn.Module:
 
 
 class TwoStreamMSRB(nn.Module):
-    """MSRB of two streams with plain resampling, up to the 1x1 convolution A at its end: x -> concat(x, a, b).
+    """MSRB of two streams with plain resampling, up to the 1x1 convolution at its end: x -> x, a, v.
 
-    a and b are the two terms of the last SKFF; what is left to do, `tail_of` the block, is linear.
+    a and b = up(v) are the two terms of the last SKFF; what is left to do, `TwoStreamTail`, is linear.
 
     Identities: enlarging treats every channel alike and keeps the mean (half a pixel from the edges, by two: every
     position has the same share), so mean(up(v)) = mean(v) and up(v) * w = up(v * w) for one weight w per channel.
@@ -339,7 +359,7 @@ class TwoStreamMSRB(nn.Module):
             for fusion, sizes in zip(parts.selective_kernel, ((full, half), (half, half))))
         self.columns = block.columns
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         to_full, to_half = cast(Sequence[TwoStreamSKFF], self.selective_kernel)
         full = self.blocks[0](x)
         half = self.blocks[1](self.down(full))
@@ -347,12 +367,29 @@ class TwoStreamMSRB(nn.Module):
             own, other = to_full.weighted(full, self.up(half))
             half = self.blocks[1](to_half((self.down(full), half)))
             full = self.blocks[0](own + self.enlarge(other))
-        own, other = to_full.weighted(full, self.last_up(half))
-        return torch.cat([x, own, self.enlarge(other)], 1)
+        return x, *to_full.weighted(full, self.last_up(half))
+
+
+class TwoStreamTail(nn.Module):
+    """A 1x1 convolution of concat(x, a, up(v)), where x, a, v is what `TwoStreamMSRB` returns.
+
+    Identities: `split_inputs` into x, a and up(v); `up` commutes with a 1x1 convolution, see `deployable_up`. So the
+    concatenation has two thirds of its size, and the small map is convolved instead of the enlarged one.
+    """
+
+    def __init__(self, tail: nn.Conv2d, enlarge: nn.Module) -> None:
+        super().__init__()
+        channels, self.out_channels = tail.in_channels // 3, tail.out_channels
+        self.near, self.far = split_inputs(tail, (2 * channels, channels))
+        self.enlarge = enlarge
+
+    def forward(self, parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        x, own, other = parts
+        return self.near(torch.cat([x, own], 1)) + self.enlarge(self.far(other))
 
 
 def tail_of(block: MSRB) -> nn.Conv2d:
-    """x + A (a + b) + bias = [I A A] concat(x, a, b) + bias: what follows `TwoStreamMSRB`, A being 1x1."""
+    """x + A (a + b) + bias = [I A A] concat(x, a, b) + bias: what an MSRB does last, A being 1x1."""
     conv = block.conv_out
     identity = torch.eye(len(conv.weight)).to(conv.weight)[..., None, None]
     return _convolution(torch.cat([identity, conv.weight, conv.weight], 1), conv.bias, like=conv.weight)
@@ -361,7 +398,8 @@ def tail_of(block: MSRB) -> nn.Conv2d:
 def deployable_msrb(block: MSRB, size: tuple[int, int], config: MIRNetConfig) -> nn.Module:
     """Rewrite a block for maps of `size`."""
     if _linear_tail(config):
-        return nn.Sequential(OrderedDict(parts=TwoStreamMSRB(block, size), tail=tail_of(block)))
+        parallel = TwoStreamMSRB(block, size)
+        return nn.Sequential(OrderedDict(parts=parallel, tail=TwoStreamTail(tail_of(block), parallel.enlarge)))
     parts: Any = block
     for j in range(config.height):
         own = (size[0] >> j, size[1] >> j)
@@ -386,9 +424,10 @@ def join_tail(net: MIRNet, size: tuple[int, int]) -> None:
     tail = _product(last, tail_of(block))
     channels = len(tail.weight)
     tail.weight[:, :channels, 0, 0] += torch.eye(channels).to(tail.weight)
-    net.conv_out = _product(net.conv_out, tail)
+    parallel = TwoStreamMSRB(block, size)
     # The modules keep the names that they had.
-    net.body = nn.Sequential(nn.Sequential(OrderedDict(body=nn.Sequential(TwoStreamMSRB(block, size)))))
+    net.body = nn.Sequential(nn.Sequential(OrderedDict(body=nn.Sequential(parallel))))
+    cast(Any, net).conv_out = TwoStreamTail(_product(net.conv_out, tail), parallel.enlarge)
 
 
 def _product(outer: nn.Conv2d, inner: nn.Conv2d) -> nn.Conv2d:

@@ -4,10 +4,11 @@
     python conversion/judge.py --data LOL --out build/judged        on the validation pairs of a data set
     python conversion/judge.py --checkpoint best.safetensors --model build/best/best_int8.tflite --data LOL
 
-Prints PSNR and SSIM beside what is to be had without a network: the untouched frame, the best single gamma (chosen on
-the training half of the data) and histogram equalisation of the brightness. Then what figures like these hide: a grid
-from working on cells of pixels, a cast on a grey ramp, bright parts that were burnt, a normally lit picture that was
-not left alone. OUT gets judgement.json and contact_sheet.png: dark, float32, board, truth.
+Prints PSNR, SSIM and PSNR with the brightness given by the truth, beside what is to be had without a network: the
+untouched frame, the best single gamma (chosen on the training half of the data) and histogram equalisation of the
+brightness. Then what figures like these hide: a grid from working on cells of pixels, a cast on a grey ramp, bright
+parts that were burnt, a normally lit picture that was not left alone. OUT gets judgement.json and contact_sheet.png:
+dark, float32, board, truth.
 """
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from mirnet_torch.data import TRAIN_PHOTOGRAPHS, find_split, photograph, validat
 from mirnet_torch.enhance import enhance  # noqa: E402
 from mirnet_torch.evaluate import contact_sheet  # noqa: E402
 from mirnet_torch.images import camera_size, write_image  # noqa: E402
-from mirnet_torch.metrics import mean_score, psnr, ssim  # noqa: E402
+from mirnet_torch.metrics import mean_score, psnr, psnr_at_best_gain, ssim  # noqa: E402
 
 Picture = np.ndarray  # uint8 (H, W, 3)
 GAMMAS = np.arange(0.1, 1.005, 0.01)
@@ -46,6 +47,7 @@ class Quality:
 
     psnr: float  # dB
     ssim: float
+    psnr_at_best_gain: float  # dB; what PSNR would be if the brightness of every picture were known
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def open_board(tflite: Path) -> tuple[Callable[[Picture], Picture], int]:
     width, height = CAMERA_SIZE
     cell = width // shapes[0][2] if len(shapes[0]) == 4 and shapes[0][2] else 0
     if not cell or shapes != [(1, height // cell, width // cell, 3 * cell * cell),
-                              (1, height // cell, width // cell, 12)] or graph.inputs[0].dtype != "int8":
+                              (1, height // cell, width // cell, 15)] or graph.inputs[0].dtype != "int8":
         raise UserError(f"{tflite} is no int8 model for frames of {width}x{height}: give one that to_tflite.py made "
                         "with --target arduino-tflm")
     stage, maps = open_stage(tflite, runtime="tflite-micro"), graph.outputs[0]
@@ -117,7 +119,7 @@ def equalised(dark: Picture) -> Picture:
 def judge(pictures: Sequence[Picture], truths: Sequence[Picture]) -> Quality:
     """Measure pictures against the truth."""
     pairs = list(zip(pictures, truths))
-    return Quality(mean_score(psnr(*pair) for pair in pairs), mean_score(ssim(*pair) for pair in pairs))
+    return Quality(*(mean_score(measure(*pair) for pair in pairs) for measure in (psnr, ssim, psnr_at_best_gain)))
 
 
 def judge_looks(restore: Callable[[Picture], Picture], pictures: Sequence[Picture], truths: Sequence[Picture],
@@ -198,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = Path(options.data).resolve().name if options.data else "scikit-image"
     print(f"{len(dark)} frames of {source}, {CAMERA_SIZE[0]}x{CAMERA_SIZE[1]}, 8 bits, mean over the frames")
     for name, quality in qualities.items():
-        print(f"  {name:24s} {quality.psnr:6.2f} dB   SSIM {quality.ssim:.3f}")
+        print(f"  {name:24s} {quality.psnr:6.2f} dB   SSIM {quality.ssim:.3f}   with the brightness given "
+              f"{quality.psnr_at_best_gain:6.2f} dB")
     print(f"board against float32: {mean_score(alike):.1f} dB in the mean, {min(alike):.1f} dB at least")
     for name, each in looks.items():
         print(f"{name}: grid {each.grid:.3f} (1: none), grey cast {each.cast:.1f} levels; normally lit pictures: "

@@ -91,7 +91,7 @@ class TorchStage(Stage):
     # The ONNX operators that modules of one operator become; others (Add, Mul) have no module to be seen at.
     _OPERATORS = {nn.Conv2d: "Conv", nn.ConvTranspose2d: "ConvTranspose", nn.ReLU: "Relu", nn.ReLU6: "Clip",
                   nn.LeakyReLU: "LeakyRelu", nn.PReLU: "LeakyRelu", nn.Sigmoid: "Sigmoid", nn.AvgPool2d: "AveragePool",
-                  nn.Upsample: "Resize"}
+                  nn.MaxPool2d: "MaxPool", nn.Upsample: "Resize"}
 
     def __init__(self, network: MIRNet | DeployableMIRNet, deployed: DeployableMIRNet) -> None:
         self.name = "deployable form" if network is deployed else "PyTorch"

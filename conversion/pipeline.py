@@ -1,6 +1,7 @@
 """The whole bridge as one call: a checkpoint in, a folder of proven artefacts out.
 
-    load_model -> deployable form -> ONNX -> TFLite (float32, float16, int8) -> contract -> C arrays -> parity -> report
+    load_model -> equalised -> deployable form -> ONNX -> TFLite (float32, float16, int8) -> contract -> C arrays
+    -> parity -> report
 
 Every stage is run on the same pictures and compared with the one before. The folder appears whole at the end or not at
 all, and its bytes depend on the arguments (and the versions of the libraries) only.
@@ -21,11 +22,14 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import mirnet_torch
 from conversion import c_array, report
 from conversion.cost import Cost, cost
 from conversion.deploy import DeployableMIRNet, deployable
+from conversion.equalise import equalised
 from conversion.frames import Frames, calibration_frames, paired_frames, require_disjoint
 from conversion.graph import Graph
 from conversion.onnx_export import export_onnx
@@ -33,14 +37,15 @@ from conversion.parity import LayerDifference, Stage, compare, core_to_pictures,
 from conversion.report import Bar, Row
 from conversion.target import check, find_target
 from conversion.tflite import ConversionError, TFLiteFiles, to_tflite
-from mirnet_torch.checkpoint import WEIGHTS, load_model
+from mirnet_torch.checkpoint import WEIGHTS, load_model, save_model
 from mirnet_torch.cli import UserError, progress
 from mirnet_torch.metrics import mean_score, psnr
 from mirnet_torch.model import PRESETS, MIRNet, MIRNetConfig, parameter_count
 
 CAMERA_SIZE, LARGE_SIZE = (160, 120), (256, 256)  # width, height; what the two presets were made for
-MOST_CALIBRATION, MOST_JUDGED, SHOWN = 100, 64, 3  # frames
-CALIBRATION_MACS, JUDGED_MACS, REFERENCE_MACS = 4e12, 2e12, 4e10  # work that a run may spend on each; see _affordable
+MOST_EQUALISED, MOST_CALIBRATION, MOST_JUDGED, SHOWN = 32, 100, 64, 3  # frames
+# Multiply-accumulates that a run may spend on each; see _affordable.
+EQUALISED_MACS, CALIBRATION_MACS, JUDGED_MACS, REFERENCE_MACS = 1e12, 4e12, 2e12, 4e10
 LAYER_BYTES, MOST_LAYER_BYTES = 16, 8e9  # memory to compare one element of all tensors; what that may take
 LIBRARIES = ("torch", "onnx", "onnx2tf", "tensorflow", "onnxruntime", "ai-edge-litert", "tflite-micro", "numpy")
 STEPS = ("deployable form", "ONNX", "TFLite", "contract", "C arrays", "parity", "layers", "report")
@@ -51,6 +56,7 @@ class Conversion:
     """What one conversion wrote and found."""
 
     folder: Path
+    equalised: Path
     onnx: Path
     float32: Path
     float16: Path
@@ -112,8 +118,14 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
             bar.update(STEPS.index(step) - bar.n)
 
         begin("deployable form")
-        deployed = deployable(model, height=height, width=width)
+        work = _macs(model, height, width)
+        calibrated_on = calibrated_on.pick(_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
         stem = Path(checkpoint).stem
+        looked_at = calibrated_on.pick(_affordable(MOST_EQUALISED, EQUALISED_MACS, work, at_least=2))
+        even = equalised(model, _to_images(looked_at.dark))
+        equalised_path = folder / f"{stem}_equalised.safetensors"
+        save_model(even, equalised_path)
+        deployed = deployable(even, height=height, width=width)
         digest = hashlib.sha256(_weights_file(checkpoint).read_bytes()).hexdigest()
 
         begin("ONNX")
@@ -121,8 +133,6 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         export_onnx(deployed, onnx, metadata=_metadata(config, digest))
 
         begin("TFLite")
-        work = _macs(model, height, width)
-        calibrated_on = calibrated_on.pick(_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
         try:
             files = to_tflite(onnx, folder, calibration=images_to_core(deployed, _to_float(calibrated_on.dark)))
         except ConversionError as error:
@@ -161,7 +171,8 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         report.write_html(folder / "report.html", names=shown.names, dark=shown.dark, bright=shown.bright, **told)
         bar.update()
     return Conversion(
-        folder=out, onnx=out / onnx.name, float32=out / files.float32.name, float16=out / files.float16.name,
+        folder=out, equalised=out / equalised_path.name, onnx=out / onnx.name,
+        float32=out / files.float32.name, float16=out / files.float16.name,
         int8=out / files.int8.name, c_files=tuple(out / path.name for path in c_files),
         report_json=out / "report.json", report_html=out / "report.html", target=chosen.name,
         operators=graph.counts(), parity=tuple(rows), layers=tuple(layers), cost=weighed,
@@ -254,7 +265,6 @@ def _macs(model: MIRNet, height: int, width: int) -> float:
     """Count the network's multiply-accumulates for one picture, without computing it."""
     import copy
 
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -269,6 +279,10 @@ def _affordable(most: int, budget: float, work: float, *, at_least: int) -> int:
 
 def _to_float(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32) / np.float32(255)
+
+
+def _to_images(frames: np.ndarray) -> Tensor:
+    return torch.from_numpy(_to_float(frames)).permute(0, 3, 1, 2)
 
 
 def _say(frames: Frames) -> str:

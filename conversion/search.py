@@ -5,9 +5,10 @@
     python conversion/search.py --data LOL --out build/search --only ablation    the network without one of its elements
 
 Each design is trained with the recipe of the preset, the same seed and number of epochs, then converted to int8; the
-operators of the .tflite give multiply-accumulates, instructions and bytes. OUT keeps one folder per design: what is
-finished is not done again, what was interrupted goes on. The table of all that OUT holds is printed and written to
-OUT/search.md.
+operators of the .tflite give multiply-accumulates, instructions and bytes. How bright a scene was is a guess that
+scatters; so the last column tells the PSNR that the pictures would have, were their brightness right. OUT keeps one
+folder per design: what is finished is not done again, what was interrupted goes on. The table of all that OUT holds is
+printed and written to OUT/search.md.
 """
 from __future__ import annotations
 
@@ -41,6 +42,7 @@ DESIGNS = {  # what differs from the preset
     "smooth": ("PReLU and sigmoids, as in the paper", replace(MCU, activation="prelu", gate="sigmoid")),
     "resample": ("the paper's residual resampling, 16 and 32 channels",
                  replace(MCU, resample="residual", widths=(16, 32))),
+    "dual": ("the paper's attention: no peaks, positions from maximum and mean", replace(MCU, attention="dual")),
     "additive": ("the paper's head: an image is added", replace(MCU, head="residual")),
 }
 ABLATION = {  # one element of MIRNet left out
@@ -73,6 +75,9 @@ def measure(config: MIRNetConfig, folder: Path, *, data: Path | None, epochs: in
     from conversion.pipeline import CAMERA_SIZE
     from conversion.tflite import ConversionError, to_tflite
     from mirnet_torch.checkpoint import load_model
+    from mirnet_torch.data import find_split, validation_frames
+    from mirnet_torch.enhance import enhance
+    from mirnet_torch.metrics import mean_score, psnr_at_best_gain
     from mirnet_torch.model import parameter_count
     from mirnet_torch.train import LAST, TrainOptions, resume, train
 
@@ -91,7 +96,10 @@ def measure(config: MIRNetConfig, folder: Path, *, data: Path | None, epochs: in
     frames = calibration_frames(None, size=CAMERA_SIZE, channels=3).pick(4)  # the costs do not depend on them
     export_onnx(deployed, folder / "network.onnx", metadata={})
     calibration = images_to_core(deployed, frames.dark.astype(np.float32) / 255)
-    row: dict[str, Any] = {"parameters": parameter_count(model), "psnr": result.psnr, "ssim": result.ssim}
+    frames_to_judge = validation_frames(find_split(data)[1] if data else None, CAMERA_SIZE, seed=seed)
+    row: dict[str, Any] = {"parameters": parameter_count(model), "psnr": result.psnr, "ssim": result.ssim,
+                           "psnr_at_best_gain": mean_score(psnr_at_best_gain(enhance(model, dark), truth)
+                                                           for _, dark, truth in frames_to_judge)}
     try:
         weighed = cost(read_graph(to_tflite(folder / "network.onnx", folder, calibration=calibration).int8))
         row |= {"macs": weighed.macs, "instructions": weighed.instructions, "arena": weighed.arena_bytes}
@@ -121,14 +129,14 @@ def _read(path: Path) -> dict[str, Any]:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Return the rows, which `measure` made, as a Markdown table in the order of `ALL`."""
     lines = ["| design | differs from `mcu` in | parameters | MMAC | predicted million instructions | arena, B "
-             "| PSNR, dB | SSIM |", "|---|---|---|---|---|---|---|---|"]
+             "| PSNR, dB | SSIM | with the brightness given, dB |", "|---|---|---|---|---|---|---|---|---|"]
     for name, (text, _) in ALL.items():
         if name in rows:
             row = rows[name]
             costs = [f"{row['macs'] / 1e6:.1f}", f"{row['instructions'] / 1e6:.1f}",
                      f"{row['arena']:,}"] if "macs" in row else ["not converted", "", ""]
             lines.append("| " + " | ".join([name, text, f"{row['parameters']:,}", *costs, f"{row['psnr']:.2f}",
-                                            f"{row['ssim']:.3f}"]) + " |")
+                                            f"{row['ssim']:.3f}", f"{row['psnr_at_best_gain']:.2f}"]) + " |")
     return "\n".join(lines)
 
 

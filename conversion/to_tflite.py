@@ -19,7 +19,8 @@ from mirnet_torch.cli import UserError, run_command  # noqa: E402
 
 EPILOG = """\
 what OUT holds afterwards:
-  NAME.onnx                 the deployable form: static shape, equal to the network to float rounding
+  NAME_equalised.safetensors  the same network with weights that lose less in int8
+  NAME.onnx                 its deployable form: static shape, equal to the network to float rounding
   NAME_float32.tflite, NAME_float16.tflite, NAME_int8.tflite
   model_data.h/.cpp         the int8 model for the sketch (only for --target arduino-tflm)
   golden_vectors.h/.cpp     an input and the output that the board must compute from it

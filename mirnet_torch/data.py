@@ -279,8 +279,9 @@ def cut_patch(scene: Tensor, augmentation: Augmentation, rng: np.random.Generato
 
 
 def _darkened(patch: Tensor, rng: np.random.Generator, **options) -> Tensor:
+    """Take a frame of a scene; every other one with the bits that RGB565 keeps, as a microcontroller's camera does."""
     image = patch[0].permute(1, 2, 0).numpy()
-    return _to_tensor(darken(image, rng=rng, **options))
+    return _to_tensor(darken(image, rng=rng, rgb565=rng.random() < 0.5, **options))
 
 
 class Batches(Sampler[list[int]]):

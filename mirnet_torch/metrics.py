@@ -34,6 +34,18 @@ def psnr(output: np.ndarray, truth: np.ndarray) -> float:
         return float(_scikit_image_metrics().peak_signal_noise_ratio(truth, output, data_range=255))
 
 
+def psnr_at_best_gain(output: np.ndarray, truth: np.ndarray) -> float:
+    """Return the PSNR of an output made as bright as suits its truth best: times the factor that minimises the error.
+
+    No score of a method, since it takes the answer from the truth: it tells how much of an error is brightness alone.
+    Arguments and errors are those of `psnr`.
+    """
+    _check(output, truth)
+    made, wanted = output.astype(np.float64), truth.astype(np.float64)
+    gain = (made * wanted).sum() / max((made * made).sum(), 1)
+    return psnr(np.rint(gain * made).clip(0, 255).astype(np.uint8), truth)
+
+
 def ssim(output: np.ndarray, truth: np.ndarray) -> float:
     """Return the structural similarity of two uint8 (H, W, 3) images, at most 1; NaN if a side is under 11 pixels.
 

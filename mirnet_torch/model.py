@@ -27,7 +27,7 @@ ACTIVATIONS = ("prelu", "relu")
 GATES = ("sigmoid", "hard_sigmoid")
 RESAMPLERS = ("residual", "plain")
 HEADS = ("residual", "affine")
-ATTENTIONS = ("dual", "none")
+ATTENTIONS = ("dual", "peak", "none")
 FUSIONS = ("selective", "mean")
 LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: a gain of 1/e**4 to e**4 and an offset of -1 to 1 share the range [-1, 1]
 
@@ -60,9 +60,9 @@ class MIRNetConfig:
     resample: str = "residual"  # or "plain": one strided convolution down, one 1x1 convolution and bilinear up
     spatial_kernel: int = 5  # of the spatial attention
     tail_kernel: int = 3  # of the convolutions that end each MSRB and each RRG
-    attention: str = "dual"  # of a DAU, spatial and channel; "none", to see what it buys: its 1x1 convolution alone
+    attention: str = "dual"  # of a DAU; or "peak", cheaper and sees peaks; "none", to see what it buys: the 1x1 alone
     fusion: str = "selective"  # SKFF; "mean", to see what it buys: the mean of the streams
-    head: str = "residual"  # I + R with R an image; or "affine": I + R = A I + b, colour matrix and offset per position
+    head: str = "residual"  # I + R with R an image; or "affine": I + R = A (g I + q sqrt(I)) + b by position
 
     def __post_init__(self) -> None:
         for name, low, high in (("in_channels", 1, 64), ("out_channels", 1, 64), ("n_feat", 8, 4096),
@@ -131,7 +131,7 @@ PRESETS = {
     # One 160x120 camera frame on a Cortex-M4: works on 32x24 positions, every activation and gate piecewise linear.
     "mcu": MIRNetConfig(n_feat=16, kernel_size=1, n_RRG=1, n_MSRB=1, height=2, bias=True, shuffle=5, widths=(16, 24),
                         activation="relu", gate="hard_sigmoid", resample="plain", spatial_kernel=3, tail_kernel=1,
-                        head="affine"),
+                        attention="peak", head="affine"),
 }
 
 
@@ -162,16 +162,51 @@ class ChannelAttention(nn.Module):
         return x * self.conv_du(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
 
 
+class ProjectedSpatialAttention(nn.Module):
+    """Spatial attention for microcontrollers: the weight of a position is a convolution of all channels there.
+
+    It can learn the mean that the paper takes, and spares the maximum over channels, which has no quick kernel.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, gate: nn.Module) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.spatial(x))
+
+
+class PeakChannelAttention(nn.Module):
+    """Channel attention from the mean and the peak of every channel: how bright a scene is shows in its lights, too.
+
+    Source of the second descriptor: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, section 3.
+    """
+
+    def __init__(self, channels: int, gate: nn.Module) -> None:
+        super().__init__()
+        squeezed = max(channels // 4, 4)
+        self.conv_du = nn.Sequential(nn.Conv2d(2 * channels, squeezed, 1), nn.ReLU(),
+                                     nn.Conv2d(squeezed, channels, 1), gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        described = torch.cat([x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)], 1)  # (B, 2C, 1, 1)
+        return x * self.conv_du(described)
+
+
 class DAU(nn.Module):
     """Dual attention unit (paper: 3.3): two convolutions, then spatial and channel attention side by side."""
 
     def __init__(self, channels: int, config: MIRNetConfig, activation: nn.Module) -> None:
         super().__init__()
         self.body = nn.Sequential(_conv_same(channels), activation, _conv_same(channels))
-        self.dual = config.attention == "dual"
-        if self.dual:
-            self.SA = SpatialAttention(config.spatial_kernel, _gate(config))
-            self.CA = ChannelAttention(channels, _gate(config))
+        self.dual = config.attention != "none"
+        if config.attention == "dual":
+            self.SA: nn.Module = SpatialAttention(config.spatial_kernel, _gate(config))
+            self.CA: nn.Module = ChannelAttention(channels, _gate(config))
+        elif config.attention == "peak":
+            self.SA = ProjectedSpatialAttention(channels, config.spatial_kernel, _gate(config))
+            self.CA = PeakChannelAttention(channels, _gate(config))
         self.conv1x1 = nn.Conv2d(2 * channels if self.dual else channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -350,7 +385,7 @@ class MIRNet(nn.Module):
         super().__init__()
         self.config = config
         padding, cells = config.kernel_size // 2, config.shuffle ** 2
-        heads = {"residual": config.out_channels * cells, "affine": config.out_channels * (config.out_channels + 1)}
+        heads = {"residual": config.out_channels * cells, "affine": config.out_channels * (config.out_channels + 2)}
         shared_activation = _activation(config)  # one slope for all the DAUs of the network
         self.conv_in = nn.Conv2d(config.in_channels * cells, config.n_feat, config.kernel_size, padding=padding,
                                  bias=config.bias)
@@ -375,20 +410,33 @@ class MIRNet(nn.Module):
     def apply_maps(self, image: Tensor, maps: Tensor) -> Tensor:
         """Return the restored image I + R, where R follows from `maps`; the shape is that of `image`.
 
-        With head="affine" the maps are, for C channels, C log gains, C (C - 1) shares and C offsets, bilinearly
-        upsampled: output c is r[c] + the sum over the others d of share[c, d] * r[d] + offset[c], r = gain * image.
+        With head="affine" the maps are, for C channels, C log gains, C (C - 1) shares, C offsets and C root gains,
+        bilinearly upsampled: output c is r[c] + the sum over the others d of share[c, d] * r[d] + offset[c], with
+        r = gain * image + root_gain * sqrt(image). The root lifts the darkest levels of a cell more than its others, as
+        they need: there the 8-bit curve of a camera is straight.
         """
         config, channels = self.config, image.shape[1]
         if config.head == "residual":
             return image + F.pixel_shuffle(maps, config.shuffle)
-        maps = torch.cat([(LOG_GAIN_SCALE * maps[:, :channels]).exp(), maps[:, channels:]], 1)
-        if config.shuffle > 1:
-            maps = F.interpolate(maps, scale_factor=config.shuffle, mode="bilinear", align_corners=False)
-        gain, shares, offset = maps.split([channels, channels * (channels - 1), channels], 1)
-        raised = gain * image
-        others = [[d for d in range(channels) if d != c] for c in range(channels)]
-        mixed = shares.unflatten(1, (channels, channels - 1)) * raised[:, others]  # (B, C, C - 1, H, W)
-        return image + (raised - image + mixed.sum(2) + offset)
+        with torch.autocast(image.device.type, enabled=False):  # a gain of 8 bits would show in the picture
+            maps = maps.to(torch.promote_types(maps.dtype, image.dtype))
+            maps = torch.cat([(LOG_GAIN_SCALE * maps[:, :channels]).exp(), maps[:, channels:]], 1)
+            gain, shares, offset, root_gain = _enlarged(maps, config.shuffle).split(
+                [channels, channels * (channels - 1), channels, channels], 1)
+            raised = gain * image + root_gain * image.clamp(min=0).sqrt()
+            restored = []
+            for c, row in enumerate(shares.unflatten(1, (channels, channels - 1)).unbind(1)):
+                others = [raised[:, d] for d in range(channels) if d != c]
+                mixed = [share * other for share, other in zip(row.unbind(1), others)]
+                restored.append(_total([raised[:, c], *mixed, offset[:, c]]))
+            return torch.stack(restored, 1)
+
+
+def _enlarged(maps: Tensor, factor: int) -> Tensor:
+    """Enlarge (B, C, H, W) as bilinear `F.interpolate` does, by two matrix products: a training is a third quicker."""
+    rows, columns = (F.interpolate(torch.eye(side, dtype=maps.dtype, device=maps.device)[None], scale_factor=factor,
+                                   mode="linear", align_corners=False)[0] for side in maps.shape[-2:])
+    return rows.T @ (maps @ columns)
 
 
 def _conv_same(channels: int, kernel_size: int = 3, *, bias: bool = False) -> nn.Conv2d:

@@ -9,7 +9,7 @@
 Source of the recipe: Zamir et al., "Learning Enriched Features for Real Image Restoration and Enhancement", ECCV 2020,
 section 4, and its published training settings. Where it departs from them:
 
-* the loss sees the output unclamped, so that it has a gradient everywhere;
+* the loss sees the output unclamped, so that it has a gradient everywhere; it may count brightness less;
 * the learning rate follows the steps, not the epochs, and is a function of the step alone;
 * the weights that are measured and kept are an exponential moving average; gradients are clipped;
 * samples follow one another without end, so that no incomplete batch is dropped or padded.
@@ -98,10 +98,10 @@ class TrainOptions:
     warmup_epochs: int = _option(3, "epochs of linear warm-up, at most half of all", low=0, high=10 ** 9)
     betas: tuple[float, float] = _option((0.9, 0.999), "Adam's decay rates", low=0, high=1 - 1e-9)
     weight_decay: float = _option(1e-8, "Adam's weight decay", low=0, high=1e3)
-    loss: str = _option("charbonnier", "charbonnier, as in the paper, or psnr, the measure itself",
-                        choices=("charbonnier", "psnr"))
     charbonnier_eps: float = _option(1e-3, "epsilon of the Charbonnier loss, mean of sqrt(difference^2 + epsilon^2)",
                                      low=1e-9, high=1e3)
+    brightness: float = _option(1.0, "how much brightness counts in the loss: 1 takes outputs as they are, 0 made as "
+                                     "bright as their truths, between them both are weighted", low=0, high=1)
     clip: float = _option(1.0, "largest norm of the gradient; 0: do not clip", low=0, high=1e9)
     ema: float = _option(0.999, "decay of the averaged weights per step; 0: no averaging", low=0, high=1 - 1e-9)
 
@@ -163,7 +163,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     # Whole camera frames and details of them; a small network wants a larger step and many passes.
     "mcu": {"patch": (160, 120), "scales": True, "jitter": True, "relight": True, "mixup_alpha": 0.0,
-            "epochs": 400, "lr": 2e-3, "val_size": (160, 120), "validate_every": 10},
+            "brightness": 0.3, "epochs": 400, "lr": 2e-3, "val_size": (160, 120), "validate_every": 10},
 }
 # Options that may change when a run is resumed, since the result does not depend on them.
 FREE = ("data", "checkpoint_minutes", "workers")
@@ -333,8 +333,7 @@ class _Training:
         low, high = self._mix(batch, epoch).unbind(1)
         with self.autocast:
             output = self.network(low.contiguous(memory_format=self.memory_format))
-        loss = (charbonnier(output.float(), high, options.charbonnier_eps) if options.loss == "charbonnier"
-                else psnr_loss(output.float(), high))
+        loss = charbonnier(output.float(), high, options.charbonnier_eps, brightness=options.brightness)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip or math.inf)
@@ -555,14 +554,20 @@ class _Training:
             threading.excepthook = before
 
 
-def charbonnier(output: Tensor, truth: Tensor, eps: float) -> Tensor:
-    """Return the mean over all elements of sqrt(difference^2 + eps^2) (Charbonnier et al., ICIP 1994)."""
-    return (output - truth).square().add(eps * eps).sqrt().mean()
+def charbonnier(output: Tensor, truth: Tensor, eps: float, *, brightness: float = 1.0) -> Tensor:
+    """Return the mean over all elements of sqrt(difference^2 + eps^2) (Charbonnier et al., ICIP 1994).
 
-
-def psnr_loss(output: Tensor, truth: Tensor) -> Tensor:
-    """Return minus the mean over the images of their PSNR, in units of 100 dB; it stops near 40 dB."""
-    return torch.log10((output - truth).square().mean((1, 2, 3)) + 1e-4).mean() / 10
+    With `brightness` below 1 the rest of the weight goes to the same of outputs that are made as bright as their
+    truths: times the one factor an image that brings them nearest. How bright a dark scene was is hardly to be known,
+    and that error is so large that it drowns all others and is learned by heart.
+    """
+    def loss(made: Tensor) -> Tensor:
+        return (made - truth).square().add(eps * eps).sqrt().mean()
+    if brightness == 1:
+        return loss(output)
+    energy = output.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-3)
+    gain = ((output * truth).sum((1, 2, 3), keepdim=True) / energy).clamp(0.1, 10)
+    return (1 - brightness) * loss(gain * output) + brightness * loss(output)
 
 
 class _Signals:

@@ -10,7 +10,7 @@ from scipy.signal import convolve2d
 from skimage import data
 
 from mirnet_torch.cli import UserError
-from mirnet_torch.metrics import mean_score, psnr, ssim
+from mirnet_torch.metrics import mean_score, psnr, psnr_at_best_gain, ssim
 
 RANDOM = np.random.default_rng(0)
 
@@ -46,6 +46,14 @@ def test_equal_to_an_independent_implementation(index):
     error = output.astype(float) - truth
     assert psnr(output, truth) == pytest.approx(20 * math.log10(255) - 10 * math.log10((error ** 2).mean()), abs=1e-4)
     assert ssim(output, truth) == pytest.approx(wang_ssim(output, truth), abs=1e-4)
+
+
+def test_psnr_at_best_gain_is_that_of_the_best_of_all_gains():
+    output, truth = pair(5)
+    tried = [psnr(np.rint(output * gain).clip(0, 255).astype(np.uint8), truth) for gain in np.geomspace(0.5, 20, 2000)]
+    assert psnr_at_best_gain(output, truth) == pytest.approx(max(tried), abs=0.05)
+    assert psnr_at_best_gain(truth // 2 * 2, truth) >= psnr(truth // 2 * 2, truth)
+    assert psnr_at_best_gain(np.zeros_like(truth), truth) == psnr(np.zeros_like(truth), truth)
 
 
 def test_extremes():

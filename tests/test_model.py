@@ -190,7 +190,7 @@ def test_presets():
     assert parameter_count(mcu) < 200_000
     assert mcu.config.height > 1 and mcu.config.width > 1  # parallel streams that exchange information
     kinds = {type(module).__name__ for module in mcu.modules()}
-    assert {"SpatialAttention", "ChannelAttention", "SKFF"} <= kinds
+    assert {"ProjectedSpatialAttention", "PeakChannelAttention", "SKFF"} <= kinds
     with pytest.raises(ValueError, match="paper, mcu"):
         MIRNetConfig.preset("huge")
 
@@ -209,7 +209,7 @@ def test_every_parameter_gets_a_gradient(name):
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_affine_head_is_a_colour_matrix_and_an_offset(channels):
+def test_affine_head_is_a_colour_matrix_of_levels_and_roots_and_an_offset(channels):
     config = replace(MIRNetConfig.preset("mcu"), in_channels=channels, out_channels=channels, shuffle=4)
     model = MIRNet(config).double()
     image = torch.rand(2, channels, 8, 12, dtype=torch.float64)
@@ -217,7 +217,9 @@ def test_affine_head_is_a_colour_matrix_and_an_offset(channels):
     cell = 0.2 * torch.randn(model.conv_out.out_channels, dtype=torch.float64)
     matrix = torch.eye(channels, dtype=torch.float64)
     matrix[~torch.eye(channels, dtype=torch.bool)] = cell[channels:channels * channels]
-    expected = torch.einsum("cd,bdhw->bchw", matrix * (4 * cell[:channels]).exp(), image)
-    expected = expected + cell[channels * channels:, None, None]
+    gain, root_gain = (4 * cell[:channels]).exp(), cell[-channels:]
+    raised = gain[:, None, None] * image + root_gain[:, None, None] * image.sqrt()
+    expected = torch.einsum("cd,bdhw->bchw", matrix, raised)
+    expected = expected + cell[channels * channels:channels * (channels + 1), None, None]
     output = model.apply_maps(image, cell[None, :, None, None].expand(2, -1, 2, 3))
     torch.testing.assert_close(output, expected)

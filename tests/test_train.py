@@ -23,7 +23,7 @@ from mirnet_torch.checkpoint import load_notes
 from mirnet_torch.cli import UserError
 from mirnet_torch.data import find_pairs
 from mirnet_torch.evaluate import evaluate
-from mirnet_torch.train import TrainOptions, charbonnier, main, psnr_loss, resume, train
+from mirnet_torch.train import TrainOptions, charbonnier, main, resume, train
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +128,17 @@ def test_charbonnier_has_a_gradient_outside_the_range_of_images():
     assert output.grad.tolist() == pytest.approx([-1 / 3, 0, 1 / 3], abs=1e-4)
 
 
-def test_psnr_loss_is_minus_the_mean_of_the_images_psnr():
+def test_brightness_counts_less_in_the_loss():
     truth = torch.rand(3, 3, 8, 8)
-    output = (truth + torch.tensor([0.1, 0.3, -0.2]).view(3, 1, 1, 1)).requires_grad_()
-    loss = psnr_loss(output, truth)
-    assert loss.item() == pytest.approx(-(20 + 10.458 + 13.979) / 3 / 100, abs=1e-3)
-    loss.backward()
-    assert output.grad.abs().min() > 0
+    darker = (truth * torch.tensor([0.5, 0.8, 0.3]).view(3, 1, 1, 1)).requires_grad_()
+    plain = charbonnier(darker, truth, 1e-6)
+    assert charbonnier(darker, truth, 1e-6, brightness=0).item() == pytest.approx(0, abs=1e-5)
+    assert charbonnier(darker, truth, 1e-6, brightness=0.25).item() == pytest.approx(plain.item() / 4, rel=1e-3)
+    mirrored = charbonnier(truth.flip(3), truth, 1e-6, brightness=0)
+    assert 0.8 < (mirrored / charbonnier(truth.flip(3), truth, 1e-6)).item() < 1.2  # an error that is not brightness
+    black = torch.zeros_like(truth).requires_grad_()
+    charbonnier(black, truth, 1e-3, brightness=0.3).backward()
+    assert black.grad.isfinite().all()
 
 
 def test_learning_rate_is_that_of_torch_s_schedulers(root):

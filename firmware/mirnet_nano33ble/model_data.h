@@ -8,10 +8,10 @@
 namespace mirnet {
 
 // The .tflite file, and the SHA-256 of its bytes.
-constexpr std::size_t kModelSize = 52128;
+constexpr std::size_t kModelSize = 51776;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "d487a29880ceab946d584bb67fb514447cb0e055c13110bd0765fa0839f681fd";
+    "4713a2b40cb75a5f0449b52727273fe323bea8de021cab12743453869cc48c67";
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kShuffle x kShuffle pixels. Channel
@@ -30,26 +30,30 @@ constexpr int kInputZeroPoint = -128;
 
 constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
-constexpr int kOutputChannels = 12;
-constexpr std::size_t kOutputSize = 9216;
-constexpr float kOutputScale = 0.010954245f;
-constexpr int kOutputZeroPoint = 25;
+constexpr int kOutputChannels = 15;
+constexpr std::size_t kOutputSize = 11520;
+constexpr float kOutputScale = 0.00714067928f;
+constexpr int kOutputZeroPoint = -7;
 
-// For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0), (2,1)
-// and 3 offsets. Entry code + 128 of a table is what a code of the output
-// stands for, a gain, a share, or an offset in 8-bit levels, times 2^16 / g^2
-// with g = kShuffle if that is odd, else 2 * kShuffle. All are enlarged
-// bilinearly to the picture's size; with r = gain * picture the result is
+// For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0) and
+// (2,1), 3 offsets and 3 root gains. Entry code + 128 of a table is what a code
+// of the output stands for, a gain, a share (or root gain), or an offset in
+// 8-bit levels, times 2^16 / g^2 with g = kShuffle if that is odd, else
+// 2 * kShuffle. All are enlarged bilinearly to the picture's size; with
+// r = gain * picture + root gain * root the result is
 // r[c] + sum over d != c of share(c, d) * r[d] + offset[c].
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kShareTable[256];
 extern const std::int32_t kOffsetTable[256];
+// sqrt(255 * level), times 2^kRootBits.
+constexpr int kRootBits = 3;
+extern const std::uint16_t kRootTable[256];
 
 
 // What the interpreter takes of its arena on a 32-bit target: first the bytes
 // of the tensors, then those of its own bookkeeping. Aligned to 16 bytes.
-constexpr std::size_t kArenaTensorBytes = 76816;
-constexpr std::size_t kArenaBytes = 96000;
+constexpr std::size_t kArenaTensorBytes = 69888;
+constexpr std::size_t kArenaBytes = 88640;
 
 // Registers exactly the operators of the model with a
 // tflite::MicroMutableOpResolver<kOperatorCount> and returns how many it
@@ -62,8 +66,8 @@ int RegisterOperators(Resolver* resolver) {
   refused += resolver->AddAveragePool2D() == 0 ? 0 : 1;
   refused += resolver->AddConcatenation() == 0 ? 0 : 1;
   refused += resolver->AddConv2D() == 0 ? 0 : 1;
+  refused += resolver->AddMaxPool2D() == 0 ? 0 : 1;
   refused += resolver->AddMul() == 0 ? 0 : 1;
-  refused += resolver->AddReduceMax() == 0 ? 0 : 1;
   refused += resolver->AddResizeBilinear() == 0 ? 0 : 1;
   return refused;
 }

@@ -6,7 +6,7 @@
 namespace mirnet {
 namespace {
 
-constexpr int kMaps = 12;                   // 3 gains, 6 shares, 3 offsets
+constexpr int kMaps = 15;  // 3 gains, 6 shares, 3 offsets, 3 root gains
 constexpr int kSide = kShuffle * kShuffle;  // input channels of one colour
 
 // From the centre of a cell to the next there are kGrid steps; the first pixel
@@ -59,8 +59,11 @@ inline void Translate(const std::int8_t* codes, std::int32_t* values) {
   for (int i = 3; i < 9; ++i) {
     values[i] = kShareTable[codes[i] + 128];
   }
-  for (int i = 9; i < kMaps; ++i) {
+  for (int i = 9; i < 12; ++i) {
     values[i] = kOffsetTable[codes[i] + 128];
+  }
+  for (int i = 12; i < kMaps; ++i) {
+    values[i] = kShareTable[codes[i] + 128];
   }
 }
 
@@ -75,11 +78,17 @@ inline std::int64_t Product(std::int32_t a, std::int32_t b) {
   return static_cast<std::int64_t>(a) * b;
 }
 
-// `m`: gains, shares and offsets with 16 bits after the point.
+// gain * level + root gain * root of the level.
+inline std::int32_t Raise(int level, std::int32_t gain,
+                          std::int32_t root_gain) {
+  return gain * level + (root_gain * kRootTable[level] >> kRootBits);
+}
+
+// `m`: gains, shares, offsets and root gains with 16 bits after the point.
 inline void Restore(const Rgb& dark, const std::int32_t* m, std::uint8_t* rgb) {
-  const std::int32_t red = m[0] * dark.red;
-  const std::int32_t green = m[1] * dark.green;
-  const std::int32_t blue = m[2] * dark.blue;
+  const std::int32_t red = Raise(dark.red, m[0], m[12]);
+  const std::int32_t green = Raise(dark.green, m[1], m[13]);
+  const std::int32_t blue = Raise(dark.blue, m[2], m[14]);
   constexpr std::int32_t kOne = 1 << 16;
   rgb[0] = ToLevel(Product(red + m[9], kOne) + Product(m[3], green) +
                    Product(m[4], blue));

@@ -10,7 +10,7 @@ from tiny_models import small_network
 from conversion.c_array import read_c_array, write_golden_vectors, write_model_data
 from conversion.cost import cost
 from conversion.graph import read_graph
-from conversion.pixels import head_tables
+from conversion.pixels import ROOTS, head_tables
 from mirnet_torch.model import MIRNetConfig
 
 CONFIG = MIRNetConfig.preset("mcu")
@@ -50,6 +50,7 @@ int main() {
   std::fwrite(kGainTable, 1, sizeof(kGainTable), file);
   std::fwrite(kShareTable, 1, sizeof(kShareTable), file);
   std::fwrite(kOffsetTable, 1, sizeof(kOffsetTable), file);
+  std::fwrite(kRootTable, 1, sizeof(kRootTable), file);
   return std::fclose(file);
 }
 """
@@ -103,7 +104,8 @@ def test_the_compiler_reads_back_every_byte(generated):
     assert np.array_equal(golden_input, codes)
     assert np.count_nonzero(run_micro(model, golden_input).ravel() != golden_output) == 0
     tables = head_tables(maps.scale, maps.zero_point, shuffle=CONFIG.shuffle)
-    assert rest[golden_output.size:] == b"".join(table.tobytes() for table in vars(tables).values())
+    content = [table.tobytes() for table in vars(tables).values()]
+    assert rest[golden_output.size:] == b"".join([*content, ROOTS.astype(np.uint16).tobytes()])
 
 
 def _hex(value: float) -> str:

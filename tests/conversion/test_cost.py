@@ -166,6 +166,11 @@ def test_predicted_instructions_of_the_shipped_model():
             assert predicted[kind] == pytest.approx(count, rel=0.1), kind
 
 
+def test_the_shipped_model_s_memory_is_the_least_that_a_plan_can_reach():
+    weighed = cost(read_graph(SHIPPED))
+    assert weighed.head_bytes == weighed.floor_bytes
+
+
 def test_the_shipped_model_is_fast_enough():
     predicted = cost(read_graph(SHIPPED)).instructions
     assert predicted <= MOST_INSTRUCTIONS

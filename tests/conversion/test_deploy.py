@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from conversion import deploy
 from conversion.deploy import deployable
-from mirnet_torch.model import (DAU, MSRB, PRESETS, SKFF, ChannelAttention, MIRNet, MIRNetConfig, ResidualUp,
-                                SpatialAttention)
+from mirnet_torch.model import (DAU, MSRB, PRESETS, SKFF, ChannelAttention, MIRNet, MIRNetConfig, PeakChannelAttention,
+                                ProjectedSpatialAttention, ResidualUp, SpatialAttention)
 
 BAR = 1e-10
 SMALL = dict(n_feat=8, n_RRG=1, n_MSRB=1)
@@ -32,6 +32,7 @@ CONFIGS = {
     "no attention, linear": dict(LINEAR, attention="none"), "no attention": dict(attention="none"),
     "no fusion, linear": dict(LINEAR, fusion="mean"), "no fusion": dict(height=3, fusion="mean"),
     "64 channels": dict(n_feat=64, height=1, gate="hard_sigmoid"),
+    "peaks": dict(attention="peak"), "peaks, linear": dict(LINEAR, attention="peak", gate="hard_sigmoid"),
 }
 
 
@@ -102,18 +103,22 @@ def test_attentions(gate, kernel):
     factor = deploy.hard_sigmoid_scale(act)
     assert_equal(spatial(x), deploy.DeployableSA(spatial, 16)(x) * factor)
     assert_equal(channel(x), deploy.DeployableCA(channel, (7, 6))(x) * factor)
+    spatial, channel = randomised(ProjectedSpatialAttention(16, kernel, act)), randomised(PeakChannelAttention(16, act))
+    assert_equal(spatial(x), deploy.DeployableProjectedSA(spatial)(x) * factor)
+    assert_equal(channel(x), deploy.DeployableCA(channel, (7, 6))(x) * factor)
 
 
-@pytest.mark.parametrize("channels", [16, 64])
+@pytest.mark.parametrize("channels, size", [(16, (7, 6)), (16, (23, 24))])
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
 @pytest.mark.parametrize("activation", ["prelu", "relu"])
-def test_dau(channels, gate, activation):
-    config = MIRNetConfig(n_feat=channels, gate=gate, activation=activation)
+@pytest.mark.parametrize("attention", ["dual", "peak"])
+def test_dau(channels, size, gate, activation, attention):
+    config = MIRNetConfig(n_feat=channels, gate=gate, activation=activation, attention=attention)
     unit = DAU(channels, config, nn.PReLU() if activation == "prelu" else nn.ReLU())
     unit = randomised(unit, std=2 / channels)
-    x = noise(1, channels, 7, 6)
-    rewritten = deploy.DeployableDAU(copy.deepcopy(unit), (7, 6))
-    assert rewritten.joined == (channels == 16)
+    x = noise(1, channels, *size)
+    rewritten = deploy.DeployableDAU(copy.deepcopy(unit), size)
+    assert rewritten.joined == (size == (7, 6))
     assert_equal(unit(x), rewritten(x))
 
 
@@ -132,7 +137,9 @@ def test_two_stream_msrb(gate):
     block = randomised(MSRB(config, nn.PReLU()), std=0.2)
     x = noise(1, 8, 6, 14)
     rewritten = deploy.TwoStreamMSRB(copy.deepcopy(block), (6, 14))
-    assert_equal(block(x), deploy.tail_of(block)(rewritten(x)))
+    x, own, other = rewritten(x)
+    assert_equal(block(x), deploy.tail_of(block)(torch.cat([x, own, rewritten.enlarge(other)], 1)))
+    assert_equal(block(x), deploy.TwoStreamTail(deploy.tail_of(block), rewritten.enlarge)((x, own, other)))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -142,10 +149,10 @@ def test_product_of_two_convolutions(bias):
     assert_equal(second(first(x)), deploy._product(second, first)(x))
 
 
-def test_a_linear_tail_is_one_convolution():
+def test_a_linear_tail_is_one_convolution_in_two_parts():
     config = MIRNetConfig(**{**SMALL, **CONFIGS["linear to the end"]})
     deployed = deployable(filled(MIRNet(config)), height=20, width=30)
-    assert deployed.conv_out.in_channels == 3 * config.n_feat and deployed.conv_out.out_channels == 12
+    assert deployed.conv_out.near.in_channels == 2 * config.n_feat and deployed.conv_out.out_channels == 15
     parameters = dict(deployed.named_parameters())
     assert not [name for name in parameters if "tail" in name or "conv_out" in name and not name.startswith("conv_out")]
     assert any(name.startswith("body.0.body.0.blocks.0.") for name in parameters)  # as in the network

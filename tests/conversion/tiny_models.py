@@ -38,7 +38,7 @@ def small_network(path: Path) -> Path:
         return tf.constant(random.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape).astype(np.float32))
 
     first, second, down, up, last = (weights(3, 3, 3, 8), weights(3, 3, 8, 8), weights(2, 2, 8, 12),
-                                     weights(1, 1, 12, 8), weights(3, 3, 8, 12))
+                                     weights(1, 1, 12, 8), weights(3, 3, 8, 12) / 4)
     gate, spatial, mean = weights(1, 1, 8, 8), weights(3, 3, 2, 1), tf.fill([1, 1, 8, 1], 1 / 8)
     bias = tf.constant(random.normal(0, 0.1, 8).astype(np.float32))
 

@@ -38,7 +38,7 @@ def other_cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     tables = head_tables(0.0999, -128 if cell % 2 else 127, shuffle=cell)  # the largest sums there can be
     header, source = ((sketch / f"model_data.{suffix}").read_text() for suffix in ("h", "cpp"))
     sizes = {"kShuffle": cell, "kInputHeight": 120 // cell, "kInputWidth": 160 // cell, "kInputChannels": 3 * cell ** 2,
-             "kOutputHeight": 120 // cell, "kOutputWidth": 160 // cell, "kOutputSize": 12 * 120 * 160 // cell ** 2}
+             "kOutputHeight": 120 // cell, "kOutputWidth": 160 // cell, "kOutputSize": 15 * 120 * 160 // cell ** 2}
     for name, value in sizes.items():
         header = re.sub(rf"{name} = \d+;", f"{name} = {value};", header)
     for name, entries in (("Gain", tables.gain), ("Share", tables.share), ("Offset", tables.offset)):

@@ -16,7 +16,7 @@ def test_budget(host_program, model_constants: dict[str, float]) -> None:
     arena, others, frame, flash = map(int, host_program("budget").split())
     assert arena == model_constants["kArenaBytes"] and flash == model_constants["kModelSize"] <= 350_000
     assert frame == 160 * 120 * 2
-    assert arena + others <= 180_000
+    assert arena + others <= 128_000
     assert others - frame <= 2048, "protocol buffers"
 
 

@@ -13,7 +13,7 @@ from conversion.pixels import HeadTables, apply_maps, model_input, rgb565_to_rgb
 # As arduino:mbed_nano compiles for the Nano 33 BLE.
 CPU = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=softfp", "-mfpu=fpv4-sp-d16")
 BOARD = (*CPU, "-Os", "-fno-exceptions", "-fdata-sections", "-ffunction-sections", "-funsigned-char")
-CONVERSIONS = 4_000_000  # instructions a frame, into the model and out of it
+CONVERSIONS = 4_500_000  # instructions a frame, into the model and out of it
 
 
 @pytest.fixture(scope="module")

@@ -34,12 +34,12 @@ def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, sca
                                                          shuffle: int) -> None:
     tables = head_tables(scale, zero_point, shuffle=shuffle)
     model = MIRNet(replace(MIRNetConfig.preset("mcu"), shuffle=shuffle))
-    cells = (120 // shuffle, 160 // shuffle, 12)
+    cells = (120 // shuffle, 160 // shuffle, 15)
     rng = np.random.default_rng(0)
     for rgb in rgb565_to_rgb(frames[:9]):
-        # Gains around 3, mixed a little, an offset of some levels; noise from cell to cell.
-        centre = np.array([0.25] * 3 + [0] * 9) / scale + zero_point
-        maps = (centre + rng.normal(0, 1, cells) * ([0.08 / scale] * 3 + [0.05 / scale] * 9))
+        # Gains around 3, mixed a little, an offset of some levels, some of the root; noise from cell to cell.
+        centre = np.array([0.25] * 3 + [0] * 9 + [0.2] * 3) / scale + zero_point
+        maps = (centre + rng.normal(0, 1, cells) * ([0.08 / scale] * 3 + [0.05 / scale] * 12))
         codes = maps.round().clip(-128, 127).astype(np.int8)
         real = (codes.astype(np.float64) - zero_point) * np.float64(np.float32(scale))
         exact = model.apply_maps(torch.tensor(rgb / 255).permute(2, 0, 1)[None],
@@ -52,15 +52,15 @@ def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, sca
 def test_gains_stop_below_64(shuffle: int, grid: int) -> None:
     tables = head_tables(0.02, -128, shuffle=shuffle)  # maps up to 5.1
     assert (64 << 16) - 3 * grid ** 2 < tables.gain.max() * grid ** 2 < 64 << 16 and (np.diff(tables.gain) >= 0).all()
-    white = apply_maps(np.full((2 * shuffle, 2 * shuffle, 3), 4, np.uint8), np.full((2, 2, 12), 127, np.int8), tables)
+    white = apply_maps(np.full((2 * shuffle, 2 * shuffle, 3), 4, np.uint8), np.full((2, 2, 15), 127, np.int8), tables)
     assert (white == 255).all()
 
 
 def test_the_sketch_s_tables_are_those_of_python(tables: HeadTables, host_program, frames: np.ndarray,
                                                  maps: np.ndarray) -> None:
     """Every code of every map, one at a time over a whole picture, so that each entry of each table counts."""
-    rgb, neutral = rgb565_to_rgb(frames[4]), np.zeros(12, int)
-    codes = [(channel, code) for channel in (0, 5, 10) for code in range(-128, 128, 5)]
+    rgb, neutral = rgb565_to_rgb(frames[4]), np.zeros(15, int)
+    codes = [(channel, code) for channel in (0, 5, 10, 13) for code in range(-128, 128, 5)]
     flat = np.broadcast_to(neutral, (len(codes), *maps[0].shape)).astype(np.int8)
     for number, (channel, code) in enumerate(codes):
         flat[number, ..., channel] = code
@@ -81,7 +81,7 @@ def test_cpp_is_python_with_cells_of_other_sizes(other_cells, frames: np.ndarray
     """Also where every sum is as large as it can be: codes at both ends, one beside the other."""
     cell, tables, program = other_cells
     rng, frames = np.random.default_rng(3), frames[[-1, -1, -1, 0, 5, 9]]
-    maps = rng.integers(-128, 128, (len(frames), 120 // cell, 160 // cell, 12)).astype(np.int8)
+    maps = rng.integers(-128, 128, (len(frames), 120 // cell, 160 // cell, 15)).astype(np.int8)
     maps[0], maps[1], maps[2] = 127, -128, np.where(rng.random(maps[2].shape) < 0.5, 127, -128)
     inputs, back, restored = _run(program, frames, maps)
     for number, rgb in enumerate(rgb565_to_rgb(frames)):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from golden import filled
 
 from conversion.deploy import DeployableMIRNet, deployable
+from conversion.equalise import equalised
 from conversion.frames import calibration_frames, paired_frames, require_disjoint
 from conversion.onnx_export import export_onnx
 from conversion.parity import Difference, Stage, compare, images_to_core, open_stage
@@ -78,10 +80,11 @@ def mcu(chains, tmp_path_factory) -> Chain:
 def _convert(name: str, folder: Path) -> Chain:
     height, width = SIZES[name]
     model = filled(MIRNet(MIRNetConfig.preset(name)))
-    deployed = deployable(model, height=height, width=width)
     calibration = calibration_frames(None, size=(width, height), channels=3).pick(6)
     pictures = paired_frames(None, size=(width, height), channels=3).pick(6 if name == "mcu" else 1)
     require_disjoint(calibration, pictures)
+    images = torch.from_numpy(_real(calibration.dark)).permute(0, 3, 1, 2)
+    deployed = deployable(equalised(model, images), height=height, width=width)
     export_onnx(deployed, folder / f"{name}.onnx", metadata={"preset": name})
     files = to_tflite(folder / f"{name}.onnx", folder, calibration=images_to_core(deployed, _real(calibration.dark)))
     dark = _real(pictures.dark)
