@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"\nfirst tensor that differs by more than {options.atol:g}: {first.a} / {first.b}"
               f"{' of ' + first.module if first.module else ''}, {list(first.shape)}: {first.difference}")
+        if output.max <= options.atol and (network_a or network_b):
+            print("the outputs agree: what was converted has its channels scaled, compare NAME_equalised.safetensors "
+                  "of the conversion")
     return 1
 
 
