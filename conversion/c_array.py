@@ -16,7 +16,7 @@ import numpy as np
 
 from conversion.cost import ALIGNMENT, Cost
 from conversion.graph import Graph, Tensor
-from conversion.pixels import ROOTS, head_tables
+from conversion.pixels import ROOT_BITS, ROOTS, head_tables
 from conversion.target import resolver_methods
 from mirnet_torch.model import MIRNetConfig
 
@@ -178,7 +178,7 @@ def read_c_array(path: str | os.PathLike[str]) -> bytes:
 
 
 _OUTPUTS = {  # what the output means, for the header; the tables are those of conversion/pixels.py
-    "affine": """\
+    "affine": f"""\
 // For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0) and
 // (2,1), 3 offsets and 3 root gains. Entry code + 128 of a table is what a code
 // of the output stands for, a gain, a share (or root gain), or an offset in
@@ -190,7 +190,7 @@ extern const std::int32_t kGainTable[256];
 extern const std::int32_t kShareTable[256];
 extern const std::int32_t kOffsetTable[256];
 // sqrt(255 * level), times 2^kRootBits.
-constexpr int kRootBits = 3;
+constexpr int kRootBits = {ROOT_BITS};
 extern const std::uint16_t kRootTable[256];
 """,
     "residual": "// The restored picture, in the layout of the input.\n",

@@ -231,8 +231,9 @@ class DeployableDAU(nn.Module):
         of_spatial, of_channel = (scaled(conv, hard_sigmoid_scale(gate)) for conv, gate
                                   in zip(split_inputs(unit.conv1x1, (channels, channels)), gates))
         self.joined = 2 * channels * size[0] * size[1] <= JOINED
-        joined = _convolution(torch.cat([of_spatial.weight, of_channel.weight], 1), like=of_spatial.weight)
-        self.conv1x1: Any = joined if self.joined else nn.ModuleList([of_spatial, of_channel])
+        self.conv1x1: Any = nn.ModuleList([of_spatial, of_channel])
+        if self.joined:
+            self.conv1x1 = _convolution(torch.cat([of_spatial.weight, of_channel.weight], 1), like=of_spatial.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)

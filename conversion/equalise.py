@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from typing import Any, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,82 +33,88 @@ def equalised(model: MIRNet, images: Tensor) -> MIRNet:
         images: (B, C, H, W) in [0, 1], what it will see; sides are multiples of `model.config.multiple`.
     """
     net = copy.deepcopy(model).eval()
-    levels = _Ranges()  # by (block, stream); stream 0 runs through the whole network, so its block is always 0
-    inside: dict[DAU, tuple[_Ranges, _Ranges]] = {}
-    handles = []
     groups: Any = net.body
     blocks: list[Any] = [block for group in groups for block in group.body[:-1]]
+    levels: dict[tuple[int, int], _Ranges] = defaultdict(_Ranges)  # by block and stream; of stream 0 all blocks are one
+    inside: dict[DAU, tuple[_Ranges, _Ranges]] = {}  # behind a DAU's first convolution, behind its second
+    handles = []
     for number, block in enumerate(blocks):
         for stream, column in enumerate(block.blocks):
-            key, unit = (number if stream else 0, stream), column[0]
+            unit = column[0]
             hidden, features = inside[unit] = _Ranges(), _Ranges()
-            handles += [unit.register_forward_hook(lambda _, given, made, key=key: levels.see(key, given[0], made)),
-                        unit.body[0].register_forward_hook(
-                            lambda _, __, made, hidden=hidden, act=unit.body[1]: hidden.see("", act(made))),
-                        unit.body.register_forward_hook(lambda _, __, made, seen=features: seen.see("features", made))]
-            if unit.dual:
-                handles += [part.register_forward_hook(lambda part, _, made, seen=features: seen.see(part, made))
-                            for part in (unit.SA, unit.CA)]
+            handles += _watch(unit, levels[number if stream else 0, stream], hidden, features)
     for image in images:
         net.maps(image[None])
     for handle in handles:
         handle.remove()
 
-    main = levels.scales([(0, 0)])
+    main = levels[0, 0].scales()
     _scale(net.conv_in, made=main)
     for group in groups:
         _scale(group.body[-1], taken=main, made=main)
     _scale(net.conv_out, taken=main)
     for number, block in enumerate(blocks):
-        streams = [main] + [levels.scales([(number, stream)]) for stream in range(1, len(block.blocks))]
+        streams = [main] + [levels[number, stream].scales() for stream in range(1, len(block.blocks))]
         _scale(block.conv_out, taken=main, made=main)
         for scales, column, fusion in zip(streams, block.blocks, block.selective_kernel):
-            unit = column[0]
-            hidden, features = inside[unit]
-            pooled = isinstance(getattr(unit, "SA", None), SpatialAttention)  # its maximum compares the channels
-            _scale_unit(unit, scales, hidden.scales([""]),
-                        torch.ones_like(scales) if pooled else features.scales(features.seen))
+            _scale_unit(column[0], scales, *inside[column[0]])
             if hasattr(fusion, "conv_du"):
                 _scale(fusion.conv_du[0], taken=scales)
         for source, target, path in _paths(block):
-            first, last = path.body[0], path.body[-1]
-            for conv in _ends(first)[0]:
+            for conv in _ends(path.body[0])[0]:
                 _scale(conv, taken=streams[source])
-            for conv in _ends(last)[1]:
+            for conv in _ends(path.body[-1])[1]:
                 _scale(conv, made=streams[target])
     return net
 
 
 class _Ranges:
-    """The largest magnitudes of the channels of some tensors."""
+    """The largest magnitudes of the channels of some tensors, which are to be scaled alike."""
 
     def __init__(self) -> None:
-        self.seen: dict[Any, Tensor] = defaultdict(lambda: torch.zeros(1))
+        self._seen: dict[str, Tensor] = defaultdict(lambda: torch.zeros(1))
 
-    def see(self, key: Any, *tensors: Tensor) -> None:
-        for tensor in tensors:
-            self.seen[key] = torch.maximum(self.seen[key], tensor.abs().amax((0, 2, 3)))
+    def see(self, tensor: Tensor, name: str = "") -> None:
+        self._seen[name] = torch.maximum(self._seen[name], tensor.abs().amax((0, 2, 3)))
 
-    def scales(self, keys: Any) -> Tensor:
-        """Return what makes the channels' ranges equal, in the geometric mean over several tensors; at least 1.
+    def scales(self) -> Tensor:
+        """Return what makes the channels' ranges equal, in the geometric mean over the names; at least 1.
 
         In quarters of an octave, so that the last bits of a range, which differ between processors, change nothing.
         """
-        shares = [self.seen[key] / self.seen[key].max().clamp(min=1e-9) for key in keys]
+        shares = [seen / seen.max().clamp(min=1e-9) for seen in self._seen.values()]
         octaves = torch.stack([each.clamp(min=1 / LARGEST) for each in shares]).log2().mean(0)
         return (((octaves.max() - octaves) * 4).round() / 4).exp2()
 
 
-def _scale_unit(unit: DAU, stream: Tensor, hidden: Tensor, features: Tensor) -> None:
+def _watch(unit: DAU, stream: _Ranges, hidden: _Ranges, features: _Ranges) -> list[Any]:
+    """Note the ranges of all that passes through a DAU; returns the handles of the hooks."""
+    first, activation, _ = unit.body
+
+    def pass_through(_: Any, given: tuple[Tensor], made: Tensor) -> None:
+        stream.see(given[0])
+        stream.see(made)
+    handles = [unit.register_forward_hook(pass_through),
+               first.register_forward_hook(lambda _, __, made: hidden.see(activation(made))),
+               unit.body.register_forward_hook(lambda _, __, made: features.see(made))]
+    for name in ("SA", "CA") if unit.dual else ():
+        handles.append(getattr(unit, name).register_forward_hook(
+            lambda _, __, made, name=name: features.see(made, name)))
+    return handles
+
+
+def _scale_unit(unit: DAU, stream: Tensor, hidden: _Ranges, features: _Ranges) -> None:
     first, _, second = unit.body
-    _scale(first, taken=stream, made=hidden)
-    _scale(second, taken=hidden, made=features)
-    _scale(unit.conv1x1, taken=features, made=stream)
-    spatial, channel = getattr(unit, "SA", None), getattr(unit, "CA", None)
-    if isinstance(spatial, ProjectedSpatialAttention):
-        _scale(spatial.spatial, taken=features)
-    if channel is not None:
-        _scale(channel.conv_du[0], taken=features)
+    between, behind = hidden.scales(), features.scales()
+    if unit.dual and isinstance(unit.SA, SpatialAttention):  # its maximum compares the channels
+        behind = torch.ones_like(behind)
+    _scale(first, taken=stream, made=between)
+    _scale(second, taken=between, made=behind)
+    _scale(unit.conv1x1, taken=behind, made=stream)
+    if unit.dual:
+        if isinstance(unit.SA, ProjectedSpatialAttention):
+            _scale(unit.SA.spatial, taken=behind)
+        _scale(cast(Any, unit.CA).conv_du[0], taken=behind)
 
 
 def _scale(conv: Any, *, taken: Tensor | None = None, made: Tensor | None = None) -> None:
@@ -121,20 +127,15 @@ def _scale(conv: Any, *, taken: Tensor | None = None, made: Tensor | None = None
             conv.bias *= made
 
 
-def _paths(block: Any) -> Sequence[tuple[int, int, Any]]:
+def _paths(block: Any) -> list[tuple[int, int, Any]]:
     """Return (source stream, target stream, module) of everything that brings one stream to another's resolution."""
-    last = len(block.blocks) - 1
-    down = [(s, j) for s in range(last) for j in range(last, s, -1)]
-    up = [(s, j) for s in range(last, 0, -1) for j in range(s)]
-    return [(*ends, path) for ends, path in zip(down, block.down.values())] + \
-        [(*ends, path) for ends, path in zip(up, block.up.values())] + \
+    streams = range(len(block.blocks))
+    return [(s, j, block.resampler(s, j)) for s in streams for j in streams if s != j] + \
         [(int(j), 0, path) for j, path in block.last_up.items()]
 
 
 def _ends(step: Any) -> tuple[list[nn.Module], list[nn.Module]]:
     """Return the convolutions that take what a resampling step is given, and those that make what it returns."""
-    if isinstance(step, ResidualDown):
-        return [step.top[0], step.bot[1]], [step.top[-1], step.bot[1]]
-    if isinstance(step, ResidualUp):
+    if isinstance(step, (ResidualDown, ResidualUp)):
         return [step.top[0], step.bot[1]], [step.top[-1], step.bot[1]]
     return [step[0]], [step[0]]

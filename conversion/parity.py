@@ -371,16 +371,17 @@ def first_diverging(layers: Sequence[LayerDifference], *, atol: float) -> LayerD
 
 def images_to_core(deployed: DeployableMIRNet, images: np.ndarray) -> np.ndarray:
     """Turn images, float32 (N, H, W, C) in [0, 1], into core inputs (N, h, w, c)."""
-    return _nhwc(deployed.core_input(_nchw(images)))
+    return _nhwc(deployed.core_input(nchw(images)))
 
 
 def core_to_pictures(deployed: DeployableMIRNet, images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Return restored pictures, float32 (N, H, W, C), not clamped, from images and core outputs (N, h, w, m)."""
     with torch.no_grad():
-        return _nhwc(deployed.picture(_nchw(images), _nchw(maps)))
+        return _nhwc(deployed.picture(nchw(images), nchw(maps)))
 
 
-def _nchw(array: np.ndarray) -> Tensor:
+def nchw(array: np.ndarray) -> Tensor:
+    """Turn an array (N, H, W, C) into a float32 tensor (N, C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(np.asarray(array, np.float32).transpose(0, 3, 1, 2)))
 
 

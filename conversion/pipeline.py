@@ -23,7 +23,6 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import mirnet_torch
 from conversion import c_array, report
@@ -33,7 +32,8 @@ from conversion.equalise import equalised
 from conversion.frames import Frames, calibration_frames, paired_frames, require_disjoint
 from conversion.graph import Graph
 from conversion.onnx_export import export_onnx
-from conversion.parity import LayerDifference, Stage, compare, core_to_pictures, images_to_core, layerwise, open_stage
+from conversion.parity import (LayerDifference, Stage, compare, core_to_pictures, images_to_core, layerwise, nchw,
+                               open_stage)
 from conversion.report import Bar, Row
 from conversion.target import check, find_target
 from conversion.tflite import ConversionError, TFLiteFiles, to_tflite
@@ -122,7 +122,7 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         calibrated_on = calibrated_on.pick(_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
         stem = Path(checkpoint).stem
         looked_at = calibrated_on.pick(_affordable(MOST_EQUALISED, EQUALISED_MACS, work, at_least=2))
-        even = equalised(model, _to_images(looked_at.dark))
+        even = equalised(model, nchw(_to_float(looked_at.dark)))
         equalised_path = folder / f"{stem}_equalised.safetensors"
         save_model(even, equalised_path)
         deployed = deployable(even, height=height, width=width)
@@ -279,10 +279,6 @@ def _affordable(most: int, budget: float, work: float, *, at_least: int) -> int:
 
 def _to_float(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32) / np.float32(255)
-
-
-def _to_images(frames: np.ndarray) -> Tensor:
-    return torch.from_numpy(_to_float(frames)).permute(0, 3, 1, 2)
 
 
 def _say(frames: Frames) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -70,14 +70,14 @@ def measure(config: MIRNetConfig, folder: Path, *, data: Path | None, epochs: in
     from conversion.deploy import deployable
     from conversion.frames import calibration_frames
     from conversion.graph import read_graph
+    from conversion.judge import judge
     from conversion.onnx_export import export_onnx
     from conversion.parity import images_to_core
     from conversion.pipeline import CAMERA_SIZE
     from conversion.tflite import ConversionError, to_tflite
     from mirnet_torch.checkpoint import load_model
-    from mirnet_torch.data import find_split, validation_frames
+    from mirnet_torch.data import find_pairs, validation_frames
     from mirnet_torch.enhance import enhance
-    from mirnet_torch.metrics import mean_score, psnr_at_best_gain
     from mirnet_torch.model import parameter_count
     from mirnet_torch.train import LAST, TrainOptions, resume, train
 
@@ -96,10 +96,9 @@ def measure(config: MIRNetConfig, folder: Path, *, data: Path | None, epochs: in
     frames = calibration_frames(None, size=CAMERA_SIZE, channels=3).pick(4)  # the costs do not depend on them
     export_onnx(deployed, folder / "network.onnx", metadata={})
     calibration = images_to_core(deployed, frames.dark.astype(np.float32) / 255)
-    frames_to_judge = validation_frames(find_split(data)[1] if data else None, CAMERA_SIZE, seed=seed)
-    row: dict[str, Any] = {"parameters": parameter_count(model), "psnr": result.psnr, "ssim": result.ssim,
-                           "psnr_at_best_gain": mean_score(psnr_at_best_gain(enhance(model, dark), truth)
-                                                           for _, dark, truth in frames_to_judge)}
+    validation = list(validation_frames(find_pairs(data, "val") if data else None, CAMERA_SIZE, seed=seed))
+    quality = judge([enhance(model, dark) for _, dark, _ in validation], [truth for _, _, truth in validation])
+    row: dict[str, Any] = {"parameters": parameter_count(model), **asdict(quality)}
     try:
         weighed = cost(read_graph(to_tflite(folder / "network.onnx", folder, calibration=calibration).int8))
         row |= {"macs": weighed.macs, "instructions": weighed.instructions, "arena": weighed.arena_bytes}

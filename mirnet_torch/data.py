@@ -210,7 +210,7 @@ class Augmentation:
     flips: bool = True  # left-right and upside down
     rotations: bool = True  # by quarter turns
     scales: bool = False  # crops from the patch's own size up to the whole scene, filtered down to the patch
-    jitter: bool = False  # every other dark patch is taken again by the camera model: exposure, white balance, noise
+    jitter: bool = False  # every other dark patch is taken again by the camera model: exposure, noise, RGB565 ...
     relight: float = 0.0  # every tenth dark patch is made from its bright partner, half of these with so little light
 
 

@@ -352,10 +352,12 @@ class MSRB(nn.Module):
         return x + self.conv_out(self.selective_kernel[0](full))
 
     def _bring(self, stream: Tensor, source: int, target: int) -> Tensor:
-        if source == target:
-            return stream
+        return stream if source == target else self.resampler(source, target)(stream)
+
+    def resampler(self, source: int, target: int) -> nn.Module:
+        """Return what brings one stream to another's resolution between the columns."""
         resamplers = self.down if source < target else self.up
-        return resamplers[f"{self.widths[source]}_{2 ** abs(target - source)}"](stream)
+        return resamplers[f"{self.widths[source]}_{2 ** abs(target - source)}"]
 
 
 class RRG(nn.Module):

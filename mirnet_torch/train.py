@@ -86,7 +86,8 @@ class TrainOptions:
     flips: bool = _option(True, "flip patches left-right and upside down")
     rotations: bool = _option(True, "turn patches by quarter turns")
     scales: bool = _option(False, "cut patches at all scales from pixel for pixel up to the whole image")
-    jitter: bool = _option(False, "vary exposure, white balance and noise of every other dark patch")
+    jitter: bool = _option(False, "vary exposure, white balance, noise and bits (8, or those of RGB565) of every other "
+                                  "dark patch")
     relight: bool = _option(False, "make every tenth dark patch from its bright partner: half of these normally "
                                    "lit, which a network then learns to leave alone, half with any light")
     relight_from: float = _option(0.02, "least of that light", low=1e-3, high=1)

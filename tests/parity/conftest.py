@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from golden import filled
 
 from conversion.deploy import DeployableMIRNet, deployable
 from conversion.equalise import equalised
 from conversion.frames import calibration_frames, paired_frames, require_disjoint
 from conversion.onnx_export import export_onnx
-from conversion.parity import Difference, Stage, compare, images_to_core, open_stage
+from conversion.parity import Difference, Stage, compare, images_to_core, nchw, open_stage
 from conversion.tflite import TFLiteFiles, to_tflite
 from mirnet_torch.model import MIRNet, MIRNetConfig
 
@@ -83,8 +82,7 @@ def _convert(name: str, folder: Path) -> Chain:
     calibration = calibration_frames(None, size=(width, height), channels=3).pick(6)
     pictures = paired_frames(None, size=(width, height), channels=3).pick(6 if name == "mcu" else 1)
     require_disjoint(calibration, pictures)
-    images = torch.from_numpy(_real(calibration.dark)).permute(0, 3, 1, 2)
-    deployed = deployable(equalised(model, images), height=height, width=width)
+    deployed = deployable(equalised(model, nchw(_real(calibration.dark))), height=height, width=width)
     export_onnx(deployed, folder / f"{name}.onnx", metadata={"preset": name})
     files = to_tflite(folder / f"{name}.onnx", folder, calibration=images_to_core(deployed, _real(calibration.dark)))
     dark = _real(pictures.dark)
