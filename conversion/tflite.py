@@ -11,8 +11,10 @@ open a network connection: a conversion is quiet, leaves nothing behind and work
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from conversion.onnx_export import load_onnx
 from mirnet_torch.cli import UserError, atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def _cause(lines: list[str]) -> str:
 
 def _convert(onnx_path: str) -> None:
     """Write float32.tflite, float16.tflite and int8.tflite into the working directory; runs in its own process."""
+    if sys.platform == "linux":  # who waits for this process may be killed; then it shall not go on alone
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     sys.addaudithook(_forbid_network)
     # onnx2tf looks for this file in the working directory, and on the network if it is not there.
     np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), np.float32))

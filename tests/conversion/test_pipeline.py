@@ -130,6 +130,28 @@ def test_an_interruption_leaves_nothing(checkpoint, tmp_path, number):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_converter_does_not_outlive_a_killed_run(checkpoint, tmp_path):
+    process = subprocess.Popen([sys.executable, SCRIPT, "--checkpoint", checkpoint, "--out", tmp_path / "out"],
+                               stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob(".out-*/out/.conversion-*/*.npy")):  # the converter's own process has begun
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert any(map(running, children))
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    assert not any(map(running, children))  # it would have worked for many seconds more
+
+
+def running(number: str) -> bool:
+    try:
+        return Path("/proc", number, "stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
 def test_what_a_killed_run_left_is_removed(tmp_path):
     """Not what a living one makes, nor what only looks alike, nor an earlier OUT that had been put aside."""
     out = tmp_path / "out"
