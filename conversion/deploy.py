@@ -352,21 +352,22 @@ class TwoStreamMSRB(nn.Module):
         full, half = size, (size[0] // 2, size[1] // 2)
         parts: Any = block
         self.blocks = nn.ModuleList(deployable_dau(column[0], own) for column, own in zip(parts.blocks, (full, half)))
-        [down], [up] = parts.down.values(), parts.up.values()
-        self.down, self.up, self.last_up = down, up.body[0][0], parts.last_up["1"].body[0][0]
-        self.enlarge = up.body[0][1]
+        self.down = parts.resamplers()[0, 1]
+        self.last_up, self.enlarge = parts.last_up["1"].body[0]
+        if block.columns > 1:
+            self.up = parts.resamplers()[1, 0].body[0][0]
         self.selective_kernel = nn.ModuleList(
             TwoStreamSKFF(fusion, sizes)
             for fusion, sizes in zip(parts.selective_kernel, ((full, half), (half, half))))
-        self.columns = block.columns
+        self.columns, self.exchange = block.columns, block.exchange
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        to_full, to_half = cast(Sequence[TwoStreamSKFF], self.selective_kernel)
+        to_full, *to_half = cast(Sequence[TwoStreamSKFF], self.selective_kernel)
         full = self.blocks[0](x)
-        half = self.blocks[1](self.down(full))
+        half = self.blocks[1](self.down(x if self.exchange == "none" else full))
         for _ in range(1, self.columns):
             own, other = to_full.weighted(full, self.up(half))
-            half = self.blocks[1](to_half((self.down(full), half)))
+            half = self.blocks[1](to_half[0]((self.down(full), half)))
             full = self.blocks[0](own + self.enlarge(other))
         return x, *to_full.weighted(full, self.last_up(half))
 
@@ -405,7 +406,8 @@ def deployable_msrb(block: MSRB, size: tuple[int, int], config: MIRNetConfig) ->
     for j in range(config.height):
         own = (size[0] >> j, size[1] >> j)
         parts.blocks[j] = nn.ModuleList([deployable_dau(parts.blocks[j][0], own)] * config.width)
-        parts.selective_kernel[j] = deployable_skff(parts.selective_kernel[j], own)
+        if j < len(parts.selective_kernel):
+            parts.selective_kernel[j] = deployable_skff(parts.selective_kernel[j], own)
     return block
 
 

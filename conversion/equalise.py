@@ -56,8 +56,9 @@ def equalised(model: MIRNet, images: Tensor) -> MIRNet:
     for number, block in enumerate(blocks):
         streams = [main] + [levels[number, stream].scales() for stream in range(1, len(block.blocks))]
         _scale(block.conv_out, taken=main, made=main)
-        for scales, column, fusion in zip(streams, block.blocks, block.selective_kernel):
+        for scales, column in zip(streams, block.blocks):
             _scale_unit(column[0], scales, *inside[column[0]])
+        for scales, fusion in zip(streams, block.selective_kernel):
             if hasattr(fusion, "conv_du"):
                 _scale(fusion.conv_du[0], taken=scales)
         for source, target, path in _paths(block):
@@ -129,8 +130,7 @@ def _scale(conv: Any, *, taken: Tensor | None = None, made: Tensor | None = None
 
 def _paths(block: Any) -> list[tuple[int, int, Any]]:
     """Return (source stream, target stream, module) of everything that brings one stream to another's resolution."""
-    streams = range(len(block.blocks))
-    return [(s, j, block.resampler(s, j)) for s in streams for j in streams if s != j] + \
+    return [(s, j, path) for (s, j), path in block.resamplers().items()] + \
         [(int(j), 0, path) for j, path in block.last_up.items()]
 
 

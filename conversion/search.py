@@ -30,6 +30,8 @@ EPOCHS = 30
 ROW = "row.json"
 DESIGNS = {  # what differs from the preset
     "mcu": ("", MCU),
+    "full": ("the paper's exchange: two columns, between them everything to every stream",
+             replace(MCU, width=2, exchange="full")),
     "s4": ("cells of 4x4 pixels: 40x30 positions", replace(MCU, shuffle=4)),
     "s4-tail3": ("4x4 cells, 3x3 convolutions at the ends of MSRB and RRG", replace(MCU, shuffle=4, tail_kernel=3)),
     "s4-narrow": ("4x4 cells, 12 and 24 channels", replace(MCU, shuffle=4, n_feat=12, widths=(12, 24))),
@@ -47,7 +49,7 @@ DESIGNS = {  # what differs from the preset
 }
 ABLATION = {  # one element of MIRNet left out
     "no-streams": ("one stream: no multi-scale features", replace(MCU, height=1, widths=(16,))),
-    "no-exchange": ("one column: streams meet at the end only", replace(MCU, width=1)),
+    "no-exchange": ("streams that all begin with the frame and meet at the end only", replace(MCU, exchange="none")),
     "no-attention": ("DAUs without spatial and channel attention", replace(MCU, attention="none")),
     "no-skff": ("the mean of the streams instead of SKFF", replace(MCU, fusion="mean")),
 }

@@ -29,6 +29,7 @@ RESAMPLERS = ("residual", "plain")
 HEADS = ("residual", "affine")
 ATTENTIONS = ("dual", "peak", "none")
 FUSIONS = ("selective", "mean")
+EXCHANGES = ("full", "down", "none")
 LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: a gain of 1/e**4 to e**4 and an offset of -1 to 1 share the range [-1, 1]
 
 
@@ -57,6 +58,7 @@ class MIRNetConfig:
     widths: tuple[int, ...] | None = None  # channels of every stream; None: n_feat * stride**j
     activation: str = "prelu"  # or "relu", which integer kernels fuse into the convolution before it
     gate: str = "sigmoid"  # of both attentions and, with two streams, of SKFF; or "hard_sigmoid" (piecewise linear)
+    exchange: str = "full"  # between columns; or, with one column, "down": of each stream to the next; or "none"
     resample: str = "residual"  # or "plain": one strided convolution down, one 1x1 convolution and bilinear up
     spatial_kernel: int = 5  # of the spatial attention
     tail_kernel: int = 3  # of the convolutions that end each MSRB and each RRG
@@ -82,9 +84,11 @@ class MIRNetConfig:
         if not isinstance(self.bias, bool):
             raise ValueError(f"bias must be True or False, not {self.bias!r}")
         for name, choices in (("activation", ACTIVATIONS), ("gate", GATES), ("resample", RESAMPLERS),
-                              ("attention", ATTENTIONS), ("fusion", FUSIONS), ("head", HEADS)):
+                              ("attention", ATTENTIONS), ("fusion", FUSIONS), ("exchange", EXCHANGES), ("head", HEADS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.exchange != "full" and self.width != 1:
+            raise ValueError(f"width must be 1 with exchange={self.exchange!r}, not {self.width}")
         if self.widths is not None:
             self._check_widths()
 
@@ -129,9 +133,9 @@ PRESETS = {
     # The published network: 31,787,419 parameters, 480 GMAC for 256x256.
     "paper": MIRNetConfig(),
     # One 160x120 camera frame on a Cortex-M4: works on 32x24 positions, every activation and gate piecewise linear.
-    "mcu": MIRNetConfig(n_feat=16, kernel_size=1, n_RRG=1, n_MSRB=1, height=2, bias=True, shuffle=5, widths=(16, 24),
-                        activation="relu", gate="hard_sigmoid", resample="plain", spatial_kernel=3, tail_kernel=1,
-                        attention="peak", head="affine"),
+    "mcu": MIRNetConfig(n_feat=16, kernel_size=1, n_RRG=1, n_MSRB=1, height=2, width=1, bias=True, shuffle=5,
+                        widths=(16, 24), activation="relu", gate="hard_sigmoid", exchange="down", resample="plain",
+                        spatial_kernel=3, tail_kernel=1, attention="peak", head="affine"),
 }
 
 
@@ -319,7 +323,11 @@ class Resample(nn.Module):
 
 
 class MSRB(nn.Module):
-    """Multi-scale residual block (paper: 3.1): parallel streams that exchange information after every column."""
+    """Multi-scale residual block (paper: 3.1): parallel streams that exchange information after every column.
+
+    Before that, each stream begins with what the DAU of the finer one has made of it. With exchange="down" that, and
+    the fusion at the end, is all: information goes down and up once, and there is no second column to pay for.
+    """
 
     def __init__(self, config: MIRNetConfig, shared_activation: nn.Module) -> None:
         super().__init__()
@@ -337,13 +345,20 @@ class MSRB(nn.Module):
         self.conv_out = _conv_same(widths[0], config.tail_kernel, bias=config.bias)
         fusion = SKFF if config.fusion == "selective" else Mean
         self.selective_kernel = nn.ModuleList(fusion(channels, config) for channels in widths)
-        self.widths, self.columns = widths, config.width
+        self.widths, self.columns, self.exchange = widths, config.width, config.exchange
+        if config.exchange != "full":  # not before, so that only this differs: the weights begin the same
+            del self.selective_kernel[1:]
+            self.up.clear()
+            begun_with = {j: 0 if config.exchange == "none" else j - 1 for j in range(1, k)}
+            kept = {f"{widths[s]}_{2 ** (j - s)}" for j, s in begun_with.items()}
+            self.down = nn.ModuleDict({name: path for name, path in self.down.items() if name in kept})
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = cast(Sequence[Sequence[nn.Module]], self.blocks)
         streams = [blocks[0][0](x)]
         for j in range(1, len(self.widths)):
-            streams.append(blocks[j][0](self._bring(streams[j - 1], j - 1, j)))
+            begun = self._bring(x, 0, j) if self.exchange == "none" else self._bring(streams[j - 1], j - 1, j)
+            streams.append(blocks[j][0](begun))
         for column in range(1, self.columns):
             fused = [fuse([self._bring(stream, s, j) for s, stream in enumerate(streams)])
                      for j, fuse in enumerate(self.selective_kernel)]
@@ -352,12 +367,17 @@ class MSRB(nn.Module):
         return x + self.conv_out(self.selective_kernel[0](full))
 
     def _bring(self, stream: Tensor, source: int, target: int) -> Tensor:
-        return stream if source == target else self.resampler(source, target)(stream)
+        return stream if source == target else self.resamplers()[source, target](stream)
 
-    def resampler(self, source: int, target: int) -> nn.Module:
-        """Return what brings one stream to another's resolution between the columns."""
-        resamplers = self.down if source < target else self.up
-        return resamplers[f"{self.widths[source]}_{2 ** abs(target - source)}"]
+    def resamplers(self) -> dict[tuple[int, int], nn.Module]:
+        """Return what brings one stream to another's resolution before the end, by the numbers of the two streams."""
+        found = {}
+        for s, width in enumerate(self.widths):
+            for j in range(len(self.widths)):
+                modules, name = self.down if s < j else self.up, f"{width}_{2 ** abs(j - s)}"
+                if j != s and name in modules:
+                    found[s, j] = modules[name]
+        return found
 
 
 class RRG(nn.Module):

@@ -276,9 +276,10 @@ class _Training:
             network = torch.compile(network)  # type: ignore[assignment]
         if self.world > 1:
             one_gpu = [self.device] if self.device.type == "cuda" else None
-            # With one column most resamplers of the grid have nothing to do.
+            # The published network has resamplers for every column, even if there is but one.
+            unused = self.model.config.width == 1 and self.model.config.exchange == "full"
             network = DistributedDataParallel(network, device_ids=one_gpu, broadcast_buffers=False,
-                                              find_unused_parameters=self.model.config.width == 1)
+                                              find_unused_parameters=unused)
         self.network = network
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=options.bf16
                                        and self.device.type == "cuda" and torch.cuda.is_bf16_supported())

@@ -109,7 +109,8 @@ def published(rows, image, config):
 
         streams = [attention(f"{name}.blocks.0.0", x)]
         for j in range(1, k):
-            streams.append(attention(f"{name}.blocks.{j}.0", bring(streams[-1], j - 1, j)))
+            begun = bring(x, 0, j) if config.exchange == "none" else bring(streams[-1], j - 1, j)
+            streams.append(attention(f"{name}.blocks.{j}.0", begun))
         for i in range(1, config.width):
             streams = [attention(f"{name}.blocks.{j}.{i}", fuse(f"{name}.selective_kernel.{j}", [
                 bring(stream, s, j) for s, stream in enumerate(streams)])) for j in range(k)]
@@ -128,6 +129,7 @@ def published(rows, image, config):
 @pytest.mark.parametrize("changes", [
     {}, {"height": 2}, {"width": 3}, {"width": 1}, {"height": 4}, {"height": 1}, {"n_RRG": 2, "n_MSRB": 2},
     {"in_channels": 1, "out_channels": 1, "bias": True}, {"kernel_size": 5, "n_feat": 12, "bias": True},
+    {"width": 1, "exchange": "down"}, {"width": 1, "exchange": "none"}, {"width": 1, "exchange": "none", "height": 2},
 ], ids=str)
 def test_other_configurations_equal_the_description(changes):
     config = replace(TINY, **changes)
@@ -178,6 +180,7 @@ def test_wrong_shapes_are_named(shape):
     {"bias": 1}, {"shuffle": 0}, {"widths": (64, 128)}, {"widths": (32, 64, 128)}, {"widths": (64, 96, 128)},
     {"widths": "abc"}, {"widths": (64, 64, 128)}, {"activation": "gelu"}, {"gate": "tanh"}, {"resample": "nearest"},
     {"spatial_kernel": 2}, {"head": "none"}, {"width": True},
+    {"exchange": "up"}, {"width": 2, "exchange": "down"},
 ], ids=str)
 def test_invalid_configurations_name_the_field(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
@@ -188,7 +191,7 @@ def test_presets():
     assert MIRNetConfig.preset("paper") == MIRNetConfig()
     mcu = MIRNet(MIRNetConfig.preset("mcu"))
     assert parameter_count(mcu) < 200_000
-    assert mcu.config.height > 1 and mcu.config.width > 1  # parallel streams that exchange information
+    assert mcu.config.height > 1 and mcu.config.exchange == "down"  # parallel streams that exchange information
     kinds = {type(module).__name__ for module in mcu.modules()}
     assert {"ProjectedSpatialAttention", "PeakChannelAttention", "SKFF"} <= kinds
     with pytest.raises(ValueError, match="paper, mcu"):

@@ -8,10 +8,10 @@
 namespace mirnet {
 
 // The .tflite file, and the SHA-256 of its bytes.
-constexpr std::size_t kModelSize = 51776;
+constexpr std::size_t kModelSize = 38720;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "4713a2b40cb75a5f0449b52727273fe323bea8de021cab12743453869cc48c67";
+    "4259f7d47f9348168323af1e99ca36a84c8d8693ec580bfb0318bcbe7e2389f3";
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kShuffle x kShuffle pixels. Channel
@@ -32,8 +32,8 @@ constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 15;
 constexpr std::size_t kOutputSize = 11520;
-constexpr float kOutputScale = 0.00714067928f;
-constexpr int kOutputZeroPoint = -7;
+constexpr float kOutputScale = 0.0089753354f;
+constexpr int kOutputZeroPoint = -16;
 
 // For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0) and
 // (2,1), 3 offsets and 3 root gains. Entry code + 128 of a table is what a code
@@ -53,7 +53,7 @@ extern const std::uint16_t kRootTable[256];
 // What the interpreter takes of its arena on a 32-bit target: first the bytes
 // of the tensors, then those of its own bookkeeping. Aligned to 16 bytes.
 constexpr std::size_t kArenaTensorBytes = 69888;
-constexpr std::size_t kArenaBytes = 88640;
+constexpr std::size_t kArenaBytes = 79360;
 
 // Registers exactly the operators of the model with a
 // tflite::MicroMutableOpResolver<kOperatorCount> and returns how many it

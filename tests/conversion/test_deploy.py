@@ -32,6 +32,9 @@ CONFIGS = {
     "no attention, linear": dict(LINEAR, attention="none"), "no attention": dict(attention="none"),
     "no fusion, linear": dict(LINEAR, fusion="mean"), "no fusion": dict(height=3, fusion="mean"),
     "64 channels": dict(n_feat=64, height=1, gate="hard_sigmoid"),
+    "exchange down": dict(width=1, exchange="down"), "no exchange": dict(width=1, exchange="none"),
+    "exchange down, linear": dict(LINEAR, width=1, exchange="down", n_MSRB=2),
+    "no exchange, linear": dict(LINEAR, width=1, exchange="none"),
     "peaks": dict(attention="peak"), "peaks, linear": dict(LINEAR, attention="peak", gate="hard_sigmoid"),
 }
 

@@ -14,6 +14,7 @@ CONFIGS = {
     "paper": {}, "four streams": dict(height=4, n_MSRB=2), "two groups": dict(n_RRG=2, n_MSRB=2, bias=True),
     "one stream": dict(height=1), "plain": dict(PLAIN, gate="hard_sigmoid", head="affine", shuffle=5, bias=True),
     "plain, two blocks": dict(PLAIN, n_MSRB=2, width=3),
+    "exchange down": dict(width=1, exchange="down"), "no exchange": dict(PLAIN, width=1, exchange="none", bias=True),
     "no attention, no fusion": dict(attention="none", fusion="mean"),
 }
 

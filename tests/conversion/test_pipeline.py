@@ -83,8 +83,8 @@ def test_every_stage_keeps_to_its_bar(done):
 def test_the_model_keeps_the_contract_with_these_operators(done):
     assert done.target == "arduino-tflm"
     assert violations(read_graph(done.int8), TARGETS["arduino-tflm"]) == []
-    assert done.operators == {"ADD": 10, "AVERAGE_POOL_2D": 10, "CONCATENATION": 9, "CONV_2D": 39, "MAX_POOL_2D": 4,
-                              "MUL": 20, "RESIZE_BILINEAR": 2}
+    assert done.operators == {"ADD": 4, "AVERAGE_POOL_2D": 4, "CONCATENATION": 5, "CONV_2D": 20, "MAX_POOL_2D": 2,
+                              "MUL": 8, "RESIZE_BILINEAR": 1}
 
 
 def test_the_c_array_is_the_model(done):
@@ -92,7 +92,7 @@ def test_the_c_array_is_the_model(done):
 
 
 def test_layers_and_report(done):
-    assert len(done.layers) > 50
+    assert len(done.layers) > 40
     assert "conv_in" in {layer.module for layer in done.layers} and any("blocks.1" in layer.b for layer in done.layers)
     assert all(layer.step > 0 for layer in done.layers)
     document = json.loads(done.report_json.read_text())
@@ -169,8 +169,8 @@ def test_a_model_that_does_not_fit_is_refused_with_figures_and_replaces_nothing(
         (tmp_path / "out" / name).write_text("{}")
     answer = run(capsys, main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--size", "80x40", "--force",
                  "--arena-limit", "8k")
-    assert_one_error(answer.status, answer.err, "the arena needs ", "the limit is 8,000", "largest tensors", "Concat",
-                     "--arena-limit")
+    assert_one_error(answer.status, answer.err, "the arena needs ", "the limit is 8,000", "largest tensors",
+                     "conv_in/Conv", "--arena-limit")
     assert os.listdir(tmp_path) == ["out"] and sorted(os.listdir(tmp_path / "out")) == ["other", "report.json"]
 
 

@@ -22,8 +22,8 @@ from conversion.target import find_target
 
 # Of the float32 and of the int8 file: nothing is converted from one to the other on the way.
 OPERATORS = {
-    "mcu": {"ADD": 12, "AVERAGE_POOL_2D": 10, "CONCATENATION": 7, "CONV_2D": 41, "MAX_POOL_2D": 4, "MUL": 20,
-            "RESIZE_BILINEAR": 2},
+    "mcu": {"ADD": 5, "AVERAGE_POOL_2D": 4, "CONCATENATION": 4, "CONV_2D": 21, "MAX_POOL_2D": 2, "MUL": 8,
+            "RESIZE_BILINEAR": 1},
     "paper": {"ADD": 280, "AVERAGE_POOL_2D": 108, "CONCATENATION": 42, "CONV_2D": 821, "DEPTHWISE_CONV_2D": 42,
               "DEPTH_TO_SPACE": 42, "LEAKY_RELU": 318, "LOGISTIC": 72, "MIRROR_PAD": 42, "MUL": 144, "REDUCE_MAX": 36,
               "RESIZE_BILINEAR": 42, "SOFTMAX": 24, "TRANSPOSE_CONV": 24},
