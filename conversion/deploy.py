@@ -352,10 +352,10 @@ class TwoStreamMSRB(nn.Module):
         full, half = size, (size[0] // 2, size[1] // 2)
         parts: Any = block
         self.blocks = nn.ModuleList(deployable_dau(column[0], own) for column, own in zip(parts.blocks, (full, half)))
-        self.down = parts.resamplers()[0, 1]
+        self.down = parts.resampler(0, 1)
         self.last_up, self.enlarge = parts.last_up["1"].body[0]
         if block.columns > 1:
-            self.up = parts.resamplers()[1, 0].body[0][0]
+            self.up = parts.resampler(1, 0).body[0][0]
         self.selective_kernel = nn.ModuleList(
             TwoStreamSKFF(fusion, sizes)
             for fusion, sizes in zip(parts.selective_kernel, ((full, half), (half, half))))

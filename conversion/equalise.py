@@ -130,7 +130,7 @@ def _scale(conv: Any, *, taken: Tensor | None = None, made: Tensor | None = None
 
 def _paths(block: Any) -> list[tuple[int, int, Any]]:
     """Return (source stream, target stream, module) of everything that brings one stream to another's resolution."""
-    return [(s, j, path) for (s, j), path in block.resamplers().items()] + \
+    return [(s, j, block.resampler(s, j)) for s, j in block.pairs] + \
         [(int(j), 0, path) for j, path in block.last_up.items()]
 
 

@@ -346,12 +346,13 @@ class MSRB(nn.Module):
         fusion = SKFF if config.fusion == "selective" else Mean
         self.selective_kernel = nn.ModuleList(fusion(channels, config) for channels in widths)
         self.widths, self.columns, self.exchange = widths, config.width, config.exchange
+        self.pairs = [(s, j) for s in range(k) for j in range(k) if s != j]  # of streams: from s something goes to j
         if config.exchange != "full":  # not before, so that only this differs: the weights begin the same
-            del self.selective_kernel[1:]
-            self.up.clear()
-            begun_with = {j: 0 if config.exchange == "none" else j - 1 for j in range(1, k)}
-            kept = {f"{widths[s]}_{2 ** (j - s)}" for j, s in begun_with.items()}
+            self.pairs = [(0 if config.exchange == "none" else j - 1, j) for j in range(1, k)]
+            kept = {f"{widths[s]}_{2 ** (j - s)}" for s, j in self.pairs}
             self.down = nn.ModuleDict({name: path for name, path in self.down.items() if name in kept})
+            self.up.clear()
+            del self.selective_kernel[1:]
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = cast(Sequence[Sequence[nn.Module]], self.blocks)
@@ -367,17 +368,12 @@ class MSRB(nn.Module):
         return x + self.conv_out(self.selective_kernel[0](full))
 
     def _bring(self, stream: Tensor, source: int, target: int) -> Tensor:
-        return stream if source == target else self.resamplers()[source, target](stream)
+        return stream if source == target else self.resampler(source, target)(stream)
 
-    def resamplers(self) -> dict[tuple[int, int], nn.Module]:
-        """Return what brings one stream to another's resolution before the end, by the numbers of the two streams."""
-        found = {}
-        for s, width in enumerate(self.widths):
-            for j in range(len(self.widths)):
-                modules, name = self.down if s < j else self.up, f"{width}_{2 ** abs(j - s)}"
-                if j != s and name in modules:
-                    found[s, j] = modules[name]
-        return found
+    def resampler(self, source: int, target: int) -> nn.Module:
+        """Return what brings one stream to another's resolution before the end; `pairs` lists those there are."""
+        resamplers = self.down if source < target else self.up
+        return resamplers[f"{self.widths[source]}_{2 ** abs(target - source)}"]
 
 
 class RRG(nn.Module):

@@ -153,7 +153,7 @@ def test_compare_equal_artefacts(capsys, checkpoint, artefacts):
     assert answer.status == 0, answer.out + answer.err
     answer = run(capsys, compare.main, f"reference:{files.int8}", f"micro:{files.int8}", "--atol", "0")
     assert answer.status == 0, answer.out + answer.err
-    assert answer.out.count("equal") > 50
+    assert answer.out.count("equal") > 40
 
 
 def test_compare_finds_the_first_tensor_that_differs(capsys, checkpoint, artefacts, tmp_path):
