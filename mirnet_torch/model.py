@@ -347,7 +347,7 @@ class MSRB(nn.Module):
         self.selective_kernel = nn.ModuleList(fusion(channels, config) for channels in widths)
         self.widths, self.columns, self.exchange = widths, config.width, config.exchange
         self.pairs = [(s, j) for s in range(k) for j in range(k) if s != j]  # of streams: from s something goes to j
-        if config.exchange != "full":  # not before, so that only this differs: the weights begin the same
+        if config.exchange != "full":  # made, then left out: a seed gives the same weights whatever the exchange
             self.pairs = [(0 if config.exchange == "none" else j - 1, j) for j in range(1, k)]
             kept = {f"{widths[s]}_{2 ** (j - s)}" for s, j in self.pairs}
             self.down = nn.ModuleDict({name: path for name, path in self.down.items() if name in kept})
