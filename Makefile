@@ -1,15 +1,16 @@
 # make demo: the main job on embedded data, ending with pictures and figures.   make test: the whole suite.
-# Both make their own environment in .venv first; PYTHON=python3.10 picks an interpreter.
+# make counts LIBRARY=PATH: count the instructions of a Cortex-M4, see firmware/README.md.
+# All make their own environment in .venv first; PYTHON=python3.10 picks an interpreter.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint counts clean
 
 demo: .venv/installed
 	rm -rf demo
-	@echo "--- 1. train a network for the board on photographs inside scikit-image, a minute's worth"
+	@echo "--- 1. train a network for the board on photographs inside scikit-image, about a minute"
 	$(BIN)/python -m mirnet_torch.train --preset mcu --epochs 30 --out demo/train
-	@echo "--- 2. measure the weights that ship on photographs that none of it was trained on"
+	@echo "--- 2. measure the weights that ship on photographs that it was not trained on"
 	$(BIN)/python -m mirnet_torch.evaluate --checkpoint mcu --size 160x120 --out demo/evaluate
 	$(BIN)/python conversion/judge.py --out demo/judge
 	@echo "--- 3. convert them to int8 and C, every step compared with the last"
@@ -23,6 +24,11 @@ lint: .venv/installed
 	$(BIN)/flake8
 	$(BIN)/isort --check .
 	$(BIN)/mypy
+
+# MODEL=FILE.tflite counts another model than the one that ships; FIT=1 renews what conversion predicts from.
+counts: .venv/installed
+	$(BIN)/python firmware/emulator/counts.py --library "$(LIBRARY)" \
+		$(if $(MODEL),--model "$(MODEL)",$(if $(FIT),--fit,--record))
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,8 +1,8 @@
-"""The bridge: from a PyTorch checkpoint to a proven int8 TFLite model and its C arrays.
+"""From a PyTorch checkpoint to a tested int8 TFLite model and its C arrays.
 
     from conversion import convert
 
-Importing this package costs nothing; TensorFlow and the rest are imported when `convert` is called for.
+Importing this package is quick: TensorFlow and the other libraries are imported when `convert` is first used.
 """
 from __future__ import annotations
 

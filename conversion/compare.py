@@ -1,4 +1,4 @@
-"""Compare two artefacts of a conversion tensor by tensor: where do they part, and how far?
+"""Compare two artefacts of a conversion tensor by tensor: where do they differ, and by how much?
 
     python conversion/compare.py best.safetensors build/best/best.onnx
     python conversion/compare.py build/best/best_float32.tflite build/best/best_int8.tflite
@@ -20,22 +20,22 @@ from mirnet_torch.cli import UserError, run_command  # noqa: E402
 if TYPE_CHECKING:
     import numpy as np
 
-    from conversion.parity import Stage
+    from conversion.bridge.runtimes import Stage
 
 RUNTIMES = {"litert": "litert", "reference": "litert-reference", "micro": "tflite-micro"}
 EPILOG = """\
 artefacts:
-  a checkpoint (.safetensors, .pt, .pth, or the name of a preset)      the deployable form in PyTorch; that of
-                                                                       NAME_equalised.safetensors has the tensors of
-                                                                       the other artefacts; the network itself is
-                                                                       compared with its output
+  a checkpoint (.safetensors, .pt, .pth, or the name of a preset)      its deployable form in PyTorch, which is also
+                                                                       compared with the network itself; take
+                                                                       NAME_equalised.safetensors, whose tensors are
+                                                                       those of the other artefacts
   NAME.onnx                                                            onnxruntime
-  NAME.tflite, float or int8                                           LiteRT; before an int8 file name a runtime:
-      litert:FILE      LiteRT's default kernels (as without a prefix)
+  NAME.tflite, float or int8                                           LiteRT; a prefix selects the runtime:
+      litert:FILE      LiteRT's default kernels (also without a prefix)
       reference:FILE   LiteRT's reference kernels
       micro:FILE       tflite-micro
 
-Differences are of B from A; SQNR is 10 log10 of the energy of A over that of the difference. Exit status: 0 the tensors
+Differences are B minus A; SQNR is 10 log10 of the energy of A over that of the difference. Exit status: 0 the tensors
 agree within --atol, 1 they do not, 2 an artefact cannot be used.
 """
 
@@ -43,7 +43,7 @@ agree within --atol, 1 they do not, 2 an artefact cannot be used.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    from conversion.parity import compare, first_diverging, layerwise
+    from conversion.bridge.difference import compare, first_diverging, layerwise
 
     (a, network_a), (b, network_b) = _open_both(options.a, options.b)
     if a.input_shape != b.input_shape or a.output_shape != b.output_shape:
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nfirst tensor that differs by more than {options.atol:g}: {first.a} / {first.b}"
               f"{' of ' + first.module if first.module else ''}, {list(first.shape)}: {first.difference}")
         if output.max <= options.atol and (network_a or network_b):
-            print("the outputs agree: what was converted has its channels scaled, compare NAME_equalised.safetensors "
-                  "of the conversion")
+            print("the outputs agree: the converted network has other scales of channels; compare the conversion's "
+                  "NAME_equalised.safetensors")
     return 1
 
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compare", description="Compare two artefacts of a conversion tensor by tensor on one picture.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("a", metavar="A", help="the artefact that is taken to be right")
+    parser.add_argument("a", metavar="A", help="the artefact that is the reference")
     parser.add_argument("b", metavar="B", help="the artefact made from it")
     parser.add_argument("--image", metavar="FILE",
                         help="the picture to run (default: a photograph of scikit-image, darkened)")
@@ -97,39 +97,40 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Take a runtime off the front of an artefact's name."""
+    """Split an artefact's name into the runtime of its prefix (default: litert) and the rest."""
     prefix, found, rest = name.partition(":")
     return (RUNTIMES[prefix], rest) if found and prefix in RUNTIMES else ("litert", name)
 
 
 def _open_both(a: str, b: str) -> list[tuple[Stage, Stage | None]]:
-    """Open two artefacts, a checkpoint as its deployable form and as itself, at the size of the other artefact."""
-    from conversion.deploy import deployable
-    from conversion.parity import open_stage
+    """Open two artefacts at the same size. A checkpoint is opened as its deployable form, with the network itself."""
+    from conversion.bridge.runtimes import TorchStage, open_stage
+    from conversion.mirnet.prepare import prepare, size_of
     from mirnet_torch.checkpoint import load_model
 
     parts = [_split(name) for name in (a, b)]
     files = [open_stage(path, runtime=runtime) if Path(path).suffix in (".onnx", ".tflite") else None
              for runtime, path in parts]
-    rows, columns = next((stage.input_shape[:2] for stage in files if stage is not None), (32, 32))
+    shape = next((stage.input_shape for stage in files if stage is not None), (32, 32, 3))
     opened: list[tuple[Stage, Stage | None]] = []
     for stage, (_, path) in zip(files, parts):
         if stage is not None:
             opened.append((stage, None))
             continue
         model = load_model(path)
-        height, width = rows * model.config.shuffle, columns * model.config.shuffle
+        width, height = size_of(model, shape)
         try:
-            deployed = deployable(model, height=height, width=width)
-        except ValueError:
+            prepared = prepare(model, (width, height))
+        except UserError:
             raise UserError(f"{path} cannot take pictures of {width}x{height} as the other artefact does: they are not "
                             "of one conversion") from None
-        opened.append((open_stage(deployed), open_stage(model, size=(height, width))))
+        opened.append((TorchStage(prepared.network, prepared.input_shape, name="deployable form"),
+                       TorchStage(model, prepared.input_shape, name="PyTorch", method="core")))
     return opened
 
 
 def _picture(path: str | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the core input (1, rows, columns, channels) of a picture; the shuffle factor follows from the channels."""
+    """Return the core input (1, rows, columns, channels) of a picture; the channels determine the side of a cell."""
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -139,14 +140,14 @@ def _picture(path: str | None, shape: tuple[int, ...]) -> np.ndarray:
 
     rows, columns, channels = shape
     colours = 3 if channels % 3 == 0 else 1
-    shuffle = math.isqrt(channels // colours)
-    size = columns * shuffle, rows * shuffle
+    cell = math.isqrt(channels // colours)
+    size = columns * cell, rows * cell
     if path is None:
         image = paired_frames(None, size=size, channels=colours).dark[0]
     else:
         image = camera_size(read_image(path), size)[..., :colours]
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
-    return F.pixel_unshuffle(planes, shuffle).permute(0, 2, 3, 1).contiguous().numpy()
+    return F.pixel_unshuffle(planes, cell).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 if __name__ == "__main__":

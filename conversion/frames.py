@@ -1,8 +1,8 @@
-"""The pictures that a conversion is calibrated on and judged by: two sets without a common picture.
+"""The pictures that a conversion is calibrated on and tested on: two sets without a common picture.
 
-Every picture is cropped in its centre to the aspect of the model and box-filtered to its size, as a camera would
-deliver it. Without folders of the user's both sets are photographs that scikit-image carries, darkened by
-`mirnet_torch.camera`: training photographs to calibrate on, validation photographs to be judged by.
+The centre of every picture is cropped to the aspect of the model and box-filtered to its size, like a camera's frame.
+By default both sets are photographs inside scikit-image, darkened by `mirnet_torch.camera`: training photographs to
+calibrate on, validation photographs to test on.
 """
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mirnet_torch.data import TRAIN_PHOTOGRAPHS, find_pairs, photograph, validat
 from mirnet_torch.images import SUFFIXES, camera_size, read_image
 
 EXPOSURES = 16  # calibration frames of every embedded training photograph
-# Ranges must also hold for frames darker than `camera.DARK` makes them, and for normally lit ones.
+# The ranges must also suit frames darker than those of `camera.DARK`, and normally lit ones.
 CALIBRATION = Camera(exposure=(0.005, 1.0))
 EMBEDDED = "photographs of scikit-image, darkened"
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Dark frames of one size, uint8 (N, H, W, C), and what they should look like, or None where nobody knows."""
+    """Dark frames of one size, uint8 (N, H, W, C), and their bright truths, or None if they are unknown."""
 
     source: str  # a folder's name or EMBEDDED
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class Frames:
     bright: np.ndarray | None = None
 
     def pick(self, count: int) -> Frames:
-        """Return at most so many of the frames, spread evenly."""
+        """Return at most `count` of the frames, spread evenly."""
         chosen = np.unique(np.linspace(0, len(self.names) - 1, min(count, len(self.names))).round().astype(int))
         return Frames(self.source, tuple(self.names[i] for i in chosen), self.dark[chosen],
                       None if self.bright is None else self.bright[chosen])
@@ -60,14 +60,14 @@ def calibration_frames(folder: str | os.PathLike[str] | None, *, size: tuple[int
     paths = image_files(folder)
     if len(paths) < 2:
         found = f"has one image only ({paths[0].name})" if paths else f"has no images ({', '.join(SUFFIXES)})"
-        raise UserError(f"the calibration folder {folder} {found}: give at least 2 dark images, better 50, of the kind "
-                        "the model will see")
+        raise UserError(f"the calibration folder {folder} {found}: give at least 2 dark images, better 50, like "
+                        "those the model will be used on")
     return Frames(Path(folder).resolve().name, tuple(path.name for path in paths),
                   _stack([camera_size(read_image(path), size) for path in paths], channels))
 
 
 def paired_frames(folder: str | os.PathLike[str] | None, *, size: tuple[int, int], channels: int) -> Frames:
-    """Read the pairs of a folder, `low` and `high` of one name, or make the embedded ones.
+    """Read the pairs of a folder (see `data.find_pairs`), or make the embedded ones.
 
     Raises:
         UserError: the folder has no pairs, or bad ones; the message lists them.
@@ -86,22 +86,22 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give one with dark images to calibrate on")
+        raise UserError(f"{folder} is not a folder: give one with dark images to calibrate on")
     folder = folder / "low" if (folder / "low").is_dir() else folder
     return sorted(path for path in folder.iterdir()
                   if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
 
 
 def require_disjoint(calibration: Frames, test: Frames) -> None:
-    """Make sure that no frame serves for both.
+    """Check that no frame is used both to calibrate and to test.
 
     Raises:
-        UserError: some do; the message names them.
+        UserError: some are; the message names them.
     """
     seen = {hashlib.sha256(frame.tobytes()).digest() for frame in calibration.dark}
     both = [name for name, frame in zip(test.names, test.dark) if hashlib.sha256(frame.tobytes()).digest() in seen]
     if both:
-        raise UserError(f"{len(both)} of the {len(test.names)} pictures to be judged by are calibrated on as well "
+        raise UserError(f"{len(both)} of the {len(test.names)} pictures to test on are also calibrated on "
                         f"({', '.join(both[:3])}): give --calibration and --pairs different pictures")
 
 

@@ -4,11 +4,10 @@
     python conversion/judge.py --data LOL --out build/judged        on the validation pairs of a data set
     python conversion/judge.py --checkpoint best.safetensors --model build/best/best_int8.tflite --data LOL
 
-Prints PSNR, SSIM and PSNR with the brightness given by the truth, beside what is to be had without a network: the
-untouched frame, the best single gamma (chosen on the training half of the data) and histogram equalisation of the
-brightness. Then what figures like these hide: a grid from working on cells of pixels, a cast on a grey ramp, bright
-parts that were burnt, a normally lit picture that was not left alone. OUT gets judgement.json and contact_sheet.png:
-dark, float32, board, truth.
+Prints PSNR, SSIM and PSNR with the brightness of the truth, also for methods without a network: the untouched frame,
+the best single gamma (chosen on the training pairs) and histogram equalisation of the brightness. Then it prints faults
+that these figures hide: a grid at the edges of cells, a colour cast on grey ramps, burnt bright parts, changes of
+normally lit pictures. --out writes judgement.json and contact_sheet.png (dark, float32, board, truth).
 """
 from __future__ import annotations
 
@@ -26,9 +25,11 @@ if not __package__:  # run as a script: this folder's modules must not hide othe
 
 import numpy as np  # noqa: E402
 
+from conversion.mirnet.sketch import SKETCH  # noqa: E402
 from mirnet_torch.camera import darken, to_rgb565  # noqa: E402
 from mirnet_torch.checkpoint import WEIGHTS, load_model  # noqa: E402
 from mirnet_torch.cli import UserError, atomic_path, make_folder, progress, run_command  # noqa: E402
+from mirnet_torch.compact import CompactMIRNet  # noqa: E402
 from mirnet_torch.data import TRAIN_PHOTOGRAPHS, find_split, photograph, validation_frames  # noqa: E402
 from mirnet_torch.enhance import enhance  # noqa: E402
 from mirnet_torch.evaluate import contact_sheet  # noqa: E402
@@ -37,46 +38,46 @@ from mirnet_torch.metrics import mean_score, psnr, psnr_at_best_gain, ssim  # no
 
 Picture = np.ndarray  # uint8 (H, W, 3)
 GAMMAS = np.arange(0.1, 1.005, 0.01)
+CAMERA_SIZE = SKETCH.frame
 SHEET_ROWS = 20
 BRIGHT, NEARLY_WHITE = 128, 240  # levels of the brightest channel
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How near pictures are to the truth, means over the frames."""
+    """How near pictures are to the truth; means over the frames."""
 
     psnr: float  # dB
     ssim: float
-    psnr_at_best_gain: float  # dB; what PSNR would be if the brightness of every picture were known
+    psnr_at_best_gain: float  # dB; PSNR after every picture gets the brightness of its truth
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What PSNR and SSIM hide."""
+class Artifacts:
+    """Faults that PSNR and SSIM hide."""
 
     grid: float
-    """Mean gradient across the edges of the network's cells over that inside them, relative to the truth's: 1 without a
-    grid."""
+    """Mean gradient across the edges of the network's cells over that inside them, divided by the same of the truth; 1
+    without a grid."""
     cast: float
     """Mean distance in levels of a channel from the mean of the three, on dim and bright grey ramps."""
     burnt: float
-    """Share of the bright pixels of normally lit frames with a channel clipped now, but not nearly white before."""
+    """Share of the bright pixels of normally lit frames that have a clipped channel now and were not nearly white."""
     lit_psnr: float
-    """How like itself a normally lit frame stays, dB."""
+    """PSNR of restored normally lit frames against the frames themselves, dB."""
     lit_gain: float
-    """Its mean brightness, relative to before."""
+    """Mean brightness of these restored frames, relative to the frames."""
 
 
 def open_board(tflite: Path) -> tuple[Callable[[Picture], Picture], int]:
-    """Return what the sketch computes from an 8-bit frame of its size, byte for byte, and the side of a cell in pixels.
+    """Return a function that computes what the sketch does, byte for byte, and the side of a cell in pixels.
 
     Raises:
-        UserError: the file is missing, or no int8 model that the sketch could use.
+        UserError: the file is missing, or is not an int8 model that the sketch can use.
     """
-    from conversion.graph import read_graph
-    from conversion.parity import open_stage
-    from conversion.pipeline import CAMERA_SIZE
-    from conversion.pixels import apply_maps, head_tables, model_input
+    from conversion.bridge.graph import read_graph
+    from conversion.bridge.runtimes import open_stage
+    from conversion.mirnet.pixels import apply_maps, head_tables, model_input
 
     graph = read_graph(tflite)
     shapes = [tensor.shape for tensor in (*graph.inputs, *graph.outputs)]
@@ -84,30 +85,30 @@ def open_board(tflite: Path) -> tuple[Callable[[Picture], Picture], int]:
     cell = width // shapes[0][2] if len(shapes[0]) == 4 and shapes[0][2] else 0
     if not cell or shapes != [(1, height // cell, width // cell, 3 * cell * cell),
                               (1, height // cell, width // cell, 15)] or graph.inputs[0].dtype != "int8":
-        raise UserError(f"{tflite} is no int8 model for frames of {width}x{height}: give one that to_tflite.py made "
-                        "with --target arduino-tflm")
+        raise UserError(f"{tflite} is not an int8 model for frames of {width}x{height}: give one that to_tflite.py "
+                        "made with --target arduino-tflm")
     stage, maps = open_stage(tflite, runtime="tflite-micro"), graph.outputs[0]
-    tables = head_tables(maps.scale, maps.zero_point, shuffle=cell)
+    tables = head_tables(maps.scale, maps.zero_point, cell=cell)
 
     def restore(dark: Picture) -> Picture:
-        core = (model_input(dark, shuffle=cell).astype(np.float32) + 128) / 255
+        core = (model_input(dark, cell=cell).astype(np.float32) + 128) / 255
         return apply_maps(dark, stage.run_raw(core[None])[0], tables)
     return restore, cell
 
 
 def best_gamma(frames: Sequence[tuple[Picture, Picture]]) -> float:
-    """Return the exponent for values from 0 to 1 with the highest mean PSNR over (dark, truth) frames."""
+    """Return the exponent from `GAMMAS` with the highest mean PSNR over (dark, truth) frames."""
     def mean_psnr(exponent: float) -> float:
         return mean_score(psnr(gamma(dark, exponent), truth) for dark, truth in frames)
     return float(max(GAMMAS, key=mean_psnr))
 
 
 def gamma(dark: Picture, exponent: float) -> Picture:
-    """Brighten every channel by one exponent."""
+    """Raise every value, as a number from 0 to 1, to the exponent."""
     return np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)[dark]
 
 
-def equalised(dark: Picture) -> Picture:
+def equalise_histogram(dark: Picture) -> Picture:
     """Equalise the histogram of the brightness (HSV's value), hue and saturation kept."""
     from skimage.color import hsv2rgb, rgb2hsv
     from skimage.exposure import equalize_hist
@@ -116,20 +117,20 @@ def equalised(dark: Picture) -> Picture:
     return np.rint(255 * hsv2rgb(hsv)).astype(np.uint8)
 
 
-def judge(pictures: Sequence[Picture], truths: Sequence[Picture]) -> Quality:
+def quality_of(pictures: Sequence[Picture], truths: Sequence[Picture]) -> Quality:
     """Measure pictures against the truth."""
     pairs = list(zip(pictures, truths))
     return Quality(*(mean_score(measure(*pair) for pair in pairs) for measure in (psnr, ssim, psnr_at_best_gain)))
 
 
-def judge_looks(restore: Callable[[Picture], Picture], pictures: Sequence[Picture], truths: Sequence[Picture],
-                cell: int) -> Looks:
-    """Look for what quality figures hide.
+def find_artifacts(restore: Callable[[Picture], Picture], pictures: Sequence[Picture], truths: Sequence[Picture],
+                   cell: int) -> Artifacts:
+    """Measure the faults that quality figures hide.
 
     Args:
-        restore: what made the pictures; it is also given the truths, which are normally lit, and grey ramps.
-        pictures: what it made of dark frames.
-        truths: what these should look like.
+        restore: the method under test; it is also run on the truths, which are normally lit, and on grey ramps.
+        pictures: its results for dark frames.
+        truths: the truths of these frames.
         cell: side of the network's cells in pixels.
     """
     lit = [restore(truth) for truth in truths]
@@ -140,9 +141,9 @@ def judge_looks(restore: Callable[[Picture], Picture], pictures: Sequence[Pictur
     ramps = [np.broadcast_to(np.linspace(0, top, width).round().astype(np.uint8)[None, :, None],
                              (height, width, 3)) for top in (40, 90, 255)]
     casts = [np.abs(grey - grey.mean(2, keepdims=True)).mean() for grey in (restore(ramp) * 1.0 for ramp in ramps)]
-    return Looks(grid=block_edges(pictures, cell) / block_edges(truths, cell), cast=float(np.mean(casts)),
-                 burnt=float((bright & clipped & ~white).sum() / max(bright.sum(), 1)),
-                 lit_psnr=judge(lit, truths).psnr, lit_gain=float(np.mean(lit) / np.mean(truths)))
+    return Artifacts(grid=block_edges(pictures, cell) / block_edges(truths, cell), cast=float(np.mean(casts)),
+                     burnt=float((bright & clipped & ~white).sum() / max(bright.sum(), 1)),
+                     lit_psnr=quality_of(lit, truths).psnr, lit_gain=float(np.mean(lit) / np.mean(truths)))
 
 
 def block_edges(pictures: Sequence[Picture], cell: int) -> float:
@@ -164,16 +165,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: the model, the checkpoint or the data cannot be used.
     """
     options = _parser().parse_args(arguments)
-    from conversion.pipeline import CAMERA_SIZE
-
     if (options.checkpoint is None) != (options.model is None):
-        raise UserError("--checkpoint and --model belong together, the network and what was made of it: give both")
+        raise UserError("--checkpoint and --model belong together, the network and the int8 model made from it: give "
+                        "both")
     tflite = options.model or WEIGHTS / "mcu_int8.tflite"
     network = load_model(options.checkpoint or "mcu")
+    if not isinstance(network, CompactMIRNet):
+        raise UserError(f"{options.checkpoint} holds the published network, which runs on no board: give a compact one")
     board, cell = open_board(tflite)
-    if cell != network.config.shuffle:
+    if cell != network.config.cell:
         raise UserError(f"{tflite} was not made from {options.checkpoint}: it has cells of {cell} pixels, the network "
-                        f"of {network.config.shuffle}")
+                        f"of {network.config.cell}")
     out = make_folder(options.out) if options.out else None
     train, val = find_split(options.data) if options.data else (None, None)
     frames = list(validation_frames(val, CAMERA_SIZE))
@@ -188,32 +190,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         def float32(frame: Picture) -> Picture:
             return enhance(network, frame)
-        ways: dict[str, Callable[[Picture], Picture]] = {
+        methods: dict[str, Callable[[Picture], Picture]] = {
             "untouched": lambda frame: frame, f"gamma {exponent:.2f}": lambda frame: gamma(frame, exponent),
-            "histogram equalisation": equalised, "float32": float32, "board": board,
+            "histogram equalisation": equalise_histogram, "float32": float32, "board": board,
             "board, RGB565 frame": lambda frame: board(to_rgb565(frame))}
-        pictures = {name: step([way(frame) for frame in dark]) for name, way in ways.items()}
-    qualities = {name: judge(group, truth) for name, group in pictures.items()}
-    alike = [psnr(*pair) for pair in zip(pictures["board"], pictures["float32"])]
-    looks = {name: judge_looks(ways[name], pictures[name], truth, cell) for name in ("float32", "board")}
+        pictures = {name: step([method(frame) for frame in dark]) for name, method in methods.items()}
+    qualities = {name: quality_of(group, truth) for name, group in pictures.items()}
+    agreement = [psnr(*pair) for pair in zip(pictures["board"], pictures["float32"])]
+    artifacts = {name: find_artifacts(methods[name], pictures[name], truth, cell) for name in ("float32", "board")}
 
     source = Path(options.data).resolve().name if options.data else "scikit-image"
     print(f"{len(dark)} frames of {source}, {CAMERA_SIZE[0]}x{CAMERA_SIZE[1]}, 8 bits, mean over the frames")
     for name, quality in qualities.items():
         print(f"  {name:24s} {quality.psnr:6.2f} dB   SSIM {quality.ssim:.3f}   with the brightness given "
               f"{quality.psnr_at_best_gain:6.2f} dB")
-    print(f"board against float32: {mean_score(alike):.1f} dB in the mean, {min(alike):.1f} dB at least")
-    for name, each in looks.items():
+    print(f"board against float32: {mean_score(agreement):.1f} dB in the mean, {min(agreement):.1f} dB at least")
+    for name, each in artifacts.items():
         print(f"{name}: grid {each.grid:.3f} (1: none), grey cast {each.cast:.1f} levels; normally lit pictures: "
-              f"{each.lit_psnr:.1f} dB alike, brightness x {each.lit_gain:.2f}, {each.burnt:.1%} of the bright pixels "
-              "burnt")
+              f"{each.lit_psnr:.1f} dB against themselves, brightness x {each.lit_gain:.2f}, {each.burnt:.1%} of the "
+              "bright pixels burnt")
     if out:
         content = {
             "model": tflite.name, "model_sha256": hashlib.sha256(tflite.read_bytes()).hexdigest(), "data": source,
             "frames": len(dark), "gamma": exponent,
             "quality": {name: dataclasses.asdict(each) for name, each in qualities.items()},
-            "board_against_float_db": {"mean": mean_score(alike), "least": min(alike)},
-            "looks": {name: dataclasses.asdict(each) for name, each in looks.items()}}
+            "board_against_float_db": {"mean": mean_score(agreement), "least": min(agreement)},
+            "artifacts": {name: dataclasses.asdict(each) for name, each in artifacts.items()}}
         with atomic_path(out / "judgement.json") as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
         shown = np.unique(np.linspace(0, len(dark) - 1, min(SHEET_ROWS, len(dark))).round().astype(int))
@@ -228,8 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _darkened() -> list[tuple[Picture, Picture]]:
-    """The photographs inside scikit-image that are for training, darkened."""
-    from conversion.pipeline import CAMERA_SIZE
+    """Return (dark, truth) frames of the training photographs inside scikit-image."""
     bright = [camera_size(photograph(name), CAMERA_SIZE) for name in TRAIN_PHOTOGRAPHS]
     return [(darken(picture, rng=np.random.default_rng((number, 1))), picture) for number, picture in enumerate(bright)]
 
@@ -240,9 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", metavar="FILE", help="float32 weights (default: those of mcu that ship)")
     parser.add_argument("--model", type=Path, metavar="FILE",
                         help="the int8 .tflite made from them (default: the one that ships)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="pairs, as for mirnet_torch.train: judged on those "
-                        "for validation, the gamma is chosen on the others (default: photographs inside scikit-image, "
-                        "darkened)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="pairs, as for mirnet_torch.train: the validation "
+                        "pairs are judged, the gamma is chosen on the others (default: photographs inside "
+                        "scikit-image, darkened)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for judgement.json and contact_sheet.png")
     return parser
 

@@ -1,14 +1,15 @@
-"""The whole bridge as one call: a checkpoint in, a folder of proven artefacts out.
+"""The whole conversion as one call: from a checkpoint to a folder of tested artefacts.
 
-    load_model -> equalised -> deployable form -> ONNX -> TFLite (float32, float16, int8) -> contract -> C arrays
-    -> parity -> report
+    load_model -> prepare (equalised, deployable form) -> bridge (ONNX, TFLite, contract, C arrays) -> parity -> report
+    -> into the sketch, if one is given
 
-Every stage is run on the same pictures and compared with the one before. The folder appears whole at the end or not at
-all, and its bytes depend on the arguments (and the versions of the libraries) only.
+Every stage is run on the same pictures and compared with the one before. The folder is written whole or not at all,
+and its bytes depend only on the arguments and the versions of the libraries.
 """
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import glob
 import hashlib
@@ -19,41 +20,39 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator
 
 import numpy as np
-import torch
 
 import mirnet_torch
-from conversion import c_array, report
-from conversion.cost import Cost, cost
-from conversion.deploy import DeployableMIRNet, deployable
-from conversion.equalise import equalised
+from conversion import report
+from conversion.bridge import chain
+from conversion.bridge.chain import Artefacts, Row, compare_stages, stages
+from conversion.bridge.cost import Cost
+from conversion.bridge.difference import LayerDifference, layerwise
+from conversion.bridge.runtimes import open_stage
+from conversion.bridge.target import find_target
 from conversion.frames import Frames, calibration_frames, paired_frames, require_disjoint
-from conversion.graph import Graph
-from conversion.onnx_export import export_onnx
-from conversion.parity import (LayerDifference, Stage, compare, core_to_pictures, images_to_core, layerwise, nchw,
-                               open_stage)
-from conversion.report import Bar, Row
-from conversion.target import check, find_target
-from conversion.tflite import ConversionError, TFLiteFiles, to_tflite
-from mirnet_torch.checkpoint import WEIGHTS, load_model, save_model
-from mirnet_torch.cli import UserError, progress
+from conversion.mirnet import sketch as contract
+from conversion.mirnet.prepare import Prepared, check_size, default_size, prepare
+from mirnet_torch.checkpoint import load_model, save_model, weights_file
+from mirnet_torch.cli import Size, UserError, progress
+from mirnet_torch.compact import CompactConfig
 from mirnet_torch.metrics import mean_score, psnr
-from mirnet_torch.model import PRESETS, MIRNet, MIRNetConfig, parameter_count
+from mirnet_torch.model import parameter_count
+from mirnet_torch.presets import Network
 
-CAMERA_SIZE, LARGE_SIZE = (160, 120), (256, 256)  # width, height; what the two presets were made for
-MOST_EQUALISED, MOST_CALIBRATION, MOST_JUDGED, SHOWN = 32, 100, 64, 3  # frames
-# Multiply-accumulates that a run may spend on each; see _affordable.
-EQUALISED_MACS, CALIBRATION_MACS, JUDGED_MACS, REFERENCE_MACS = 1e12, 4e12, 2e12, 4e10
-LAYER_BYTES, MOST_LAYER_BYTES = 16, 8e9  # memory to compare one element of all tensors; what that may take
+MOST_EQUALISED, MOST_CALIBRATION, MOST_TESTED, SHOWN = 32, 100, 64, 3  # frames
+# Most multiply-accumulates of each step; see `_affordable`.
+EQUALISED_MACS, CALIBRATION_MACS, TEST_MACS, REFERENCE_MACS = 1e12, 4e12, 2e12, 4e10
+LAYER_BYTES, MOST_LAYER_BYTES = 16, 8e9  # memory to compare layers, per byte of int8 tensors, and its limit
 LIBRARIES = ("torch", "onnx", "onnx2tf", "tensorflow", "onnxruntime", "ai-edge-litert", "tflite-micro", "numpy")
-STEPS = ("deployable form", "ONNX", "TFLite", "contract", "C arrays", "parity", "layers", "report")
+STEPS = ("deployable form", *chain.STEPS, "parity", "layers", "report")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What one conversion wrote and found."""
+    """The files and the results of one conversion."""
 
     folder: Path
     equalised: Path
@@ -73,110 +72,147 @@ class Conversion:
 
     @property
     def missed(self) -> list[Row]:
-        """The stages that did not keep to their bar."""
+        """The stages that are not within their tolerance."""
         return [row for row in self.parity if row.passed is False]
+
+    @property
+    def broken(self) -> list[Row]:
+        """The missed stages that had to be equal; a model with any must not be used."""
+        return [row for row in self.missed if row.tolerance is not None and row.tolerance.exact]
 
 
 def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
             calibration: str | os.PathLike[str] | None = None, pairs: str | os.PathLike[str] | None = None,
-            size: tuple[int, int] | None = None, target: str | None = None, arena_limit: int | None = None,
-            flash_limit: int | None = None, replace: bool = False) -> Conversion:
+            size: Size | None = None, target: str | None = None, sketch: str | os.PathLike[str] | None = None,
+            arena_limit: int | None = None, flash_limit: int | None = None, replace: bool = False) -> Conversion:
     """Convert a checkpoint, compare every stage with the one before, and write all of it into a new folder.
 
     Args:
-        checkpoint: what `load_model` takes: a file or the name of a preset whose weights ship.
-        out: the folder to make.
-        calibration: a folder of dark images (at least two) that int8 ranges are taken from; None: embedded ones.
-        pairs: a folder with `low` and `high` to be judged by, none of it in `calibration`; None: embedded ones.
-        size: (width, height) of the pictures; None: 160x120 for networks made for a camera frame, else 256x256.
-        target: a name of `TARGETS`; None: the board for networks made for it, else LiteRT.
-        arena_limit: bytes of arena that the board can give; None: the target's own limit.
-        flash_limit: bytes that the model may take; None: the target's own limit.
+        checkpoint: a file or the name of a preset whose weights ship, as for `load_model`.
+        out: the folder to create.
+        calibration: a folder of dark images (at least two) to choose the int8 ranges on; None: embedded ones.
+        pairs: a folder with `low` and `high` to measure on, without images of `calibration`; None: embedded ones.
+        size: (width, height) of the pictures; None: 160x120 for compact networks, else 256x256.
+        target: a name of `TARGETS`; None: the board for compact networks, else LiteRT.
+        sketch: the folder of the sketch to put the model into when all checks have passed; None: none.
+        arena_limit: largest arena in bytes; None: that of the sketch for its target, else no limit.
+        flash_limit: largest int8 model in bytes; None: that of the sketch for its target, else no limit.
         replace: replace an `out` that an earlier conversion made.
 
     Raises:
-        UserError: an argument cannot be used, the model breaks the contract of the target or does not fit.
+        UserError: an argument cannot be used, or the model breaks the contract of the target or of the sketch.
     """
     out = Path(os.path.abspath(out))
     _check_out(out, replace=replace)
     model = load_model(checkpoint)
     config = model.config
-    chosen = find_target(target, config)
-    width, height = size or (CAMERA_SIZE if config.head == "affine" else LARGE_SIZE)
-    _check_size(width, height, config)
+    chosen = find_target(target or ("arduino-tflm" if isinstance(config, CompactConfig) else "litert"))
+    size = size or default_size(model)
+    check_size(model, size)
     if config.in_channels not in (1, 3):
         raise UserError(f"only networks for grey or RGB pictures can be converted, not {config.in_channels} channels")
-    calibrated_on = calibration_frames(calibration, size=(width, height), channels=config.in_channels)
-    judged_by = paired_frames(pairs, size=(width, height), channels=config.in_channels)
-    require_disjoint(calibrated_on, judged_by)
-    limits = {"arena": chosen.arena_limit if arena_limit is None else arena_limit,
-              "flash": chosen.flash_limit if flash_limit is None else flash_limit}
+    if sketch is not None:
+        if not chosen.c_arrays:
+            raise UserError(f"--sketch needs C++, which --target {chosen.name} does not write: leave out --target")
+        contract.check_folder(Path(sketch))
+    limits: dict[str, int | None] = {"arena": arena_limit, "flash": flash_limit}
+    if chosen.c_arrays:
+        contract.check_network(config, size)
+        limits = {"arena": contract.SKETCH.arena_limit if arena_limit is None else arena_limit,
+                  "flash": contract.SKETCH.flash_limit if flash_limit is None else flash_limit}
+    calibrated_on = calibration_frames(calibration, size=size, channels=config.in_channels)
+    tested_on = paired_frames(pairs, size=size, channels=config.in_channels)
+    require_disjoint(calibrated_on, tested_on)
+    work = _macs(model, size)
+    calibrated_on = calibrated_on.pick(_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
+    tested_on = tested_on.pick(_affordable(MOST_TESTED, TEST_MACS, work, at_least=2))
 
     with _folder_for(out, replace=replace) as folder, progress(total=len(STEPS), unit="step") as bar:
-        def begin(step: str) -> None:
+        def show(step: str) -> None:
             bar.set_description(step)
             bar.update(STEPS.index(step) - bar.n)
 
-        begin("deployable form")
-        work = _macs(model, height, width)
-        calibrated_on = calibrated_on.pick(_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
+        show("deployable form")
+        range_frames = calibrated_on.pick(_affordable(MOST_EQUALISED, EQUALISED_MACS, work, at_least=2))
+        prepared = prepare(model, size, _to_float(range_frames.dark))
         stem = Path(checkpoint).stem
-        looked_at = calibrated_on.pick(_affordable(MOST_EQUALISED, EQUALISED_MACS, work, at_least=2))
-        even = equalised(model, nchw(_to_float(looked_at.dark)))
         equalised_path = folder / f"{stem}_equalised.safetensors"
-        save_model(even, equalised_path)
-        deployed = deployable(even, height=height, width=width)
-        digest = hashlib.sha256(_weights_file(checkpoint).read_bytes()).hexdigest()
+        save_model(prepared.equalised, equalised_path)
+        digest = hashlib.sha256(weights_file(checkpoint).read_bytes()).hexdigest()
+        artefacts = bridge_convert(prepared, calibrated_on, folder, target=chosen.name, name=stem, on_step=show,
+                                   metadata=_metadata(model, digest), arena_limit=limits["arena"],
+                                   flash_limit=limits["flash"])
 
-        begin("ONNX")
-        onnx = folder / f"{stem}.onnx"
-        export_onnx(deployed, onnx, metadata=_metadata(config, digest))
+        show("parity")
+        slow = _too_slow(work * len(tested_on.names))
+        shown = tested_on.pick(SHOWN)
+        picked = [tested_on.names.index(name) for name in shown.names]
+        rows = [dataclasses.replace(row, output=None, pictures=None if row.pictures is None else row.pictures[picked])
+                for row in measure(prepared, artefacts, tested_on, slow=slow)]
 
-        begin("TFLite")
-        try:
-            files = to_tflite(onnx, folder, calibration=images_to_core(deployed, _to_float(calibrated_on.dark)))
-        except ConversionError as error:
-            raise UserError(str(error)) from error
+        show("layers")
+        layers, layers_note = _compare_layers(artefacts, work, prepared.to_core(_to_float(shown.dark[:1])))
 
-        begin("contract")
-        graph = check(files.int8, chosen)
-        weighed = cost(graph)
-        _check_fit(weighed, limits)
-
-        begin("C arrays")
-        judged_by = judged_by.pick(_affordable(MOST_JUDGED, JUDGED_MACS, work, at_least=2))
-        c_files: tuple[Path, ...] = ()
-        if chosen.c_arrays:
-            c_files = _write_c_arrays(files.int8, folder, graph, weighed, deployed)
-
-        begin("parity")
-        chain = _chain(model, deployed, onnx, files, c_files, work * len(judged_by.names), (height, width))
-        shown = judged_by.pick(SHOWN)
-        rows = _measure(chain, deployed, judged_by, shown=[judged_by.names.index(name) for name in shown.names])
-
-        begin("layers")
-        layers, layers_note = _compare_layers(files, graph, work, images_to_core(deployed, _to_float(shown.dark[:1])))
-
-        begin("report")
+        show("report")
         subject = report.Subject(
             checkpoint=Path(checkpoint).name, checkpoint_sha256=digest, config=config.to_dict(),
-            parameters=parameter_count(model), image=(width, height), target=chosen.name,
-            target_summary=chosen.summary, calibration=_say(calibrated_on), judged_by=_say(judged_by),
+            parameters=parameter_count(model), image=size, target=chosen.name, target_summary=chosen.summary,
+            calibration=_describe(calibrated_on), test_frames=_describe(tested_on),
             versions={name: version(name) for name in LIBRARIES}, limits=limits)
         listed = {path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
                   for path in sorted(folder.iterdir())}
-        told: dict[str, Any] = {"subject": subject, "rows": rows, "layers": layers, "layers_note": layers_note,
-                                "graph": graph, "cost": weighed, "files": listed}
-        report.write_json(folder / "report.json", **told)
-        report.write_html(folder / "report.html", names=shown.names, dark=shown.dark, bright=shown.bright, **told)
+        content = report.Content(subject, rows, layers, layers_note, artefacts.graph, artefacts.cost, listed)
+        report.write_json(folder / "report.json", content)
+        report.write_html(folder / "report.html", content, names=shown.names, dark=shown.dark, bright=shown.bright)
         bar.update()
-    return Conversion(
-        folder=out, equalised=out / equalised_path.name, onnx=out / onnx.name,
-        float32=out / files.float32.name, float16=out / files.float16.name,
-        int8=out / files.int8.name, c_files=tuple(out / path.name for path in c_files),
-        report_json=out / "report.json", report_html=out / "report.html", target=chosen.name,
-        operators=graph.counts(), parity=tuple(rows), layers=tuple(layers), cost=weighed,
-        sentences=tuple(report.summary(rows, layers, weighed)))
+    done = Conversion(
+        folder=out, equalised=out / equalised_path.name, onnx=out / artefacts.onnx.name,
+        float32=out / artefacts.float32.name, float16=out / artefacts.float16.name, int8=out / artefacts.int8.name,
+        c_files=tuple(out / path.name for path in artefacts.c_files), report_json=out / "report.json",
+        report_html=out / "report.html", target=chosen.name, operators=artefacts.graph.counts(), parity=tuple(rows),
+        layers=tuple(layers), cost=artefacts.cost,
+        sentences=tuple(report.summary(rows, layers, artefacts.cost)))
+    if sketch is not None and not done.broken:
+        contract.install(done.c_files, Path(sketch))
+    return done
+
+
+def bridge_convert(prepared: Prepared, calibration: Frames, folder: Path, *, target: str, **options: Any) -> Artefacts:
+    """Call `chain.convert` for a prepared network; for targets with a sketch, add what the sketch needs.
+
+    The golden vectors always show an embedded photograph, never a picture of the user.
+    """
+    config = prepared.model.config
+    if find_target(target).c_arrays and isinstance(config, CompactConfig):
+        photograph = paired_frames(None, size=prepared.size, channels=config.in_channels).dark[:1]
+        options |= {"golden": prepared.to_core(_to_float(photograph)),
+                    "extra": lambda graph: contract.header(graph, config, prepared.size)}
+    return chain.convert(prepared.network, prepared.input_shape, prepared.to_core(_to_float(calibration.dark)), folder,
+                         target=target, **options)
+
+
+def measure(prepared: Prepared, artefacts: Artefacts, frames: Frames, *, slow: str = "") -> list[Row]:
+    """Compare every stage on some frames, and measure the PSNR of the finished pictures if the frames have truths.
+
+    Args:
+        prepared: the network.
+        artefacts: the bridge's result for it.
+        frames: pictures that it was not calibrated on.
+        slow: why the reference kernels are not run; "": they are run.
+    """
+    images = _to_float(frames.dark)
+    links = stages(prepared.network, prepared.input_shape, artefacts, original=(prepared.model, "core"), slow=slow)
+    rows = []
+    for row in compare_stages(links, prepared.to_core(images)):
+        if row.output is not None:
+            pictures = prepared.to_pictures(images, row.output)
+            score = None
+            if frames.bright is not None:
+                score = mean_score(psnr(_rgb(report.to_levels(picture)), _rgb(truth))
+                                   for picture, truth in zip(pictures, frames.bright))
+            row = dataclasses.replace(row, psnr=score, pictures=pictures)
+        rows.append(row)
+    return rows
 
 
 def _check_out(out: Path, *, replace: bool) -> None:
@@ -189,43 +225,19 @@ def _check_out(out: Path, *, replace: bool) -> None:
         raise UserError(f"{out} is a file: give a folder that does not exist yet")
 
 
-def _check_size(width: int, height: int, config: MIRNetConfig) -> None:
-    multiple = config.multiple
-    if width < multiple or height < multiple or width % multiple or height % multiple:
-        nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in (width, height))
-        raise UserError(f"the size {width}x{height} does not suit this network: both sides must be positive multiples "
-                        f"of {multiple}, the nearest is {nearest}")
-
-
-def _check_fit(weighed: Cost, limits: dict[str, int | None]) -> None:
-    arena, flash = limits["arena"], limits["flash"]
-    if flash is not None and weighed.flash_bytes > flash:
-        largest = sorted(weighed.operators, key=lambda item: -item.weight_bytes)[:3]
-        raise UserError(f"the int8 model has {weighed.flash_bytes:,} bytes, the flash limit is {flash:,}; the largest "
-                        "weights: " + ", ".join(f"{item.operator.weights[0]} ({item.weight_bytes:,} bytes)"
-                                                for item in largest)
-                        + "; train a smaller network or raise --flash-limit")
-    if arena is not None and weighed.arena_bytes > arena:
-        raise UserError(f"the arena needs {weighed.arena_bytes:,} bytes ({weighed.head_bytes:,} for tensors, of which "
-                        f"{weighed.floor_bytes:,} whatever the plan), the limit is {arena:,}; the largest tensors at "
-                        f"operator {weighed.floor_operator}: "
-                        + ", ".join(f"{buffer.name} ({buffer.nbytes:,} bytes)" for buffer in weighed.largest())
-                        + "; take a smaller --size or network, or raise --arena-limit")
-
-
 @contextlib.contextmanager
 def _folder_for(out: Path, *, replace: bool) -> Iterator[Path]:
-    """Yield an empty folder that becomes `out` at the end; after an exception `out` is as it was."""
+    """Yield an empty folder that becomes `out` at the end; after an exception `out` is unchanged."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
-        workshop = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))  # same disk: a rename suffices
+        workshop = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))  # same disk, so it can be renamed
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; give another --out") from error
     made, aside = workshop / out.name, workshop / "replaced"
     lock = os.open(workshop, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
+        with contextlib.suppress(OSError):  # the file system has no locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         made.mkdir()
         yield made
@@ -240,150 +252,70 @@ def _folder_for(out: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def _remove_abandoned(out: Path) -> None:
-    """Remove what earlier runs for `out` left when they were killed; a run that lives holds a lock on its folder."""
+    """Remove what killed runs for `out` left behind; a running one holds a lock on its folder."""
     for workshop in out.parent.glob(f".{glob.escape(out.name)}-????????"):
-        with contextlib.suppress(OSError):  # also no folder, or locked
+        with contextlib.suppress(OSError):  # it is locked, or not a folder
             lock = os.open(workshop, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.listdir(workshop) == [out.name]:  # an earlier OUT that waits in there is not thrown away
+                if os.listdir(workshop) == [out.name]:  # do not delete an earlier OUT that was moved here
                     shutil.rmtree(workshop)
             finally:
                 os.close(lock)
 
 
-def _weights_file(checkpoint: str | os.PathLike[str]) -> Path:
-    return WEIGHTS / f"{checkpoint}.safetensors" if checkpoint in PRESETS else Path(checkpoint)
-
-
-def _metadata(config: MIRNetConfig, digest: str) -> dict[str, str]:
+def _metadata(model: Network, digest: str) -> dict[str, str]:
     return {"mirnet_torch": mirnet_torch.__version__, "checkpoint_sha256": digest,
-            "config": json.dumps(config.to_dict(), sort_keys=True)}
+            "config": json.dumps(model.config.to_dict(), sort_keys=True)}
 
 
-def _macs(model: MIRNet, height: int, width: int) -> float:
-    """Count the network's multiply-accumulates for one picture, without computing it."""
+def _macs(model: Network, size: Size) -> float:
+    """Count the network's multiply-accumulates for one picture on the meta device."""
     import copy
 
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    width, height = size
+    shape = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter:
-        copy.deepcopy(model).to("meta").maps(torch.empty(1, model.config.in_channels, height, width, device="meta"))
+        shape.core(shape.to_core(torch.empty(1, model.config.in_channels, height, width, device="meta")))
     return counter.get_total_flops() / 2
 
 
 def _affordable(most: int, budget: float, work: float, *, at_least: int) -> int:
-    """How many frames a step may take: as many as the budget of multiply-accumulates allows."""
+    """Return how many frames a step may use: at most `most` and at most what `budget` multiply-accumulates allow."""
     return max(at_least, min(most, int(budget / work)))
+
+
+def _too_slow(work: float) -> str:
+    return "" if work <= REFERENCE_MACS else (f"{work / 1e9:,.0f} G multiply-accumulates are too many for reference "
+                                              "kernels; compare.py runs them")
 
 
 def _to_float(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32) / np.float32(255)
 
 
-def _say(frames: Frames) -> str:
+def _describe(frames: Frames) -> str:
     return f"{len(frames.names)} frames ({frames.source})"
-
-
-def _write_c_arrays(int8: Path, folder: Path, graph: Graph, weighed: Cost,
-                    deployed: DeployableMIRNet) -> tuple[Path, ...]:
-    """Write the C++ files; the golden vectors are always of an embedded photograph, so that they can be given away."""
-    config, (image,) = deployed.config, graph.inputs
-    frame = paired_frames(None, size=(deployed.width, deployed.height), channels=config.in_channels).dark[:1]
-    core = images_to_core(deployed, _to_float(frame))
-    codes = np.clip(np.round(core / np.float32(image.scale)) + image.zero_point, -128, 127).astype(np.int8)
-    exact = ((codes.astype(np.float32) - image.zero_point) * np.float32(image.scale)).astype(np.float32)
-    answer = open_stage(int8, runtime="tflite-micro").run_raw(exact)
-    return (*c_array.write_model_data(int8, folder, graph=graph, cost=weighed, config=config),
-            *c_array.write_golden_vectors(folder, graph=graph, golden_input=codes, golden_output=answer))
-
-
-@dataclass(frozen=True)
-class _Link:
-    """A stage of the chain, opened only when its turn comes, and the number of the stage it was made from."""
-
-    name: str
-    before: int | None
-    open: Callable[[], Stage]
-    bar: Bar | None = None
-    skipped: str = ""
-
-
-def _chain(model: MIRNet, deployed: DeployableMIRNet, onnx: Path, files: TFLiteFiles, c_files: tuple[Path, ...],
-           work: float, size: tuple[int, int]) -> list[_Link]:
-    """List the stages. `work` is that of all pictures: reference kernels are a hundred times slower than others."""
-    slow = (f"{work / 1e9:,.0f} G multiply-accumulates are too many for reference kernels; compare.py runs them"
-            if work > REFERENCE_MACS else "")
-    links = [
-        _Link("PyTorch", None, lambda: open_stage(model, size=size)),
-        _Link("deployable form", 0, lambda: open_stage(deployed), Bar("max", 2e-5)),
-        _Link("ONNX", 1, lambda: open_stage(onnx), Bar("max", 1e-5)),
-        _Link("TFLite float32", 2, lambda: open_stage(files.float32), Bar("max", 1e-4)),
-        _Link("TFLite float16", 3, lambda: open_stage(files.float16)),
-        _Link("TFLite int8", 3, lambda: open_stage(files.int8), Bar("mean steps", 1.0)),
-        _Link("int8, reference kernels", 5, lambda: open_stage(files.int8, runtime="litert-reference"), None, slow),
-        # Only the contract of the board leaves out the operators that may round differently.
-        _Link("int8, tflite-micro", 6, lambda: open_stage(files.int8, runtime="tflite-micro"),
-              Bar("bytes", 0) if c_files else None, slow),
-    ]
-    if c_files:
-        links.append(_Link("C array, tflite-micro", 7, lambda: open_stage(
-            c_array.read_c_array(c_files[1]), runtime="tflite-micro"), Bar("bytes", 0), slow))
-    return links
-
-
-def _measure(chain: list[_Link], deployed: DeployableMIRNet, frames: Frames, *, shown: list[int]) -> list[Row]:
-    """Run every stage on all frames and compare its outputs with those of the stage it was made from and of PyTorch."""
-    images, rows = _to_float(frames.dark), []
-    core = images_to_core(deployed, images)
-    outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of every stage that ran: as it is, and as real numbers
-    for number, link in enumerate(chain):
-        before = link.before
-        if before is not None and before not in outputs and not link.skipped:
-            before = chain[before].before  # the stage in between could not be run
-        skipped = link.skipped
-        try:
-            stage = None if skipped else link.open()
-        except UserError as error:
-            stage, skipped = None, str(error)
-        if stage is None:
-            rows.append(Row(link.name, skipped=skipped))
-            continue
-        raw = stage.run_raw(core)
-        real = stage.real(raw)
-        outputs[number] = raw, real
-        change, both_integer = None, False
-        if before is not None:
-            both_integer = raw.dtype == outputs[before][0].dtype == np.int8
-            change = compare(outputs[before][0], raw) if both_integer else compare(outputs[before][1], real)
-        pictures = core_to_pictures(deployed, images, real)
-        score = None
-        if frames.bright is not None:
-            score = mean_score(psnr(_rgb(report.to_levels(picture)), _rgb(truth))
-                               for picture, truth in zip(pictures, frames.bright))
-        rows.append(Row(link.name, "" if before is None else chain[before].name, change,
-                        None if number == 0 else compare(outputs[0][1], real), score,
-                        link.bar if before == link.before else None, stage.scale if stage.integer else 0.0,
-                        in_steps=both_integer, pictures=pictures[shown]))
-    return rows
 
 
 def _rgb(picture: np.ndarray) -> np.ndarray:
     return np.broadcast_to(picture, (*picture.shape[:2], 3))
 
 
-def _compare_layers(files: TFLiteFiles, graph: Graph, work: float,
-                    core: np.ndarray) -> tuple[list[LayerDifference], str]:
-    """Compare all tensors of the float and the int8 model on one picture, in the board's arithmetic if possible.
+def _compare_layers(artefacts: Artefacts, work: float, core: np.ndarray) -> tuple[list[LayerDifference], str]:
+    """Compare all tensors of the float and the int8 model on one picture, with the board's rounding if possible.
 
     Returns:
-        The layers, and why there are none.
+        The layers, and the reason if there are none.
     """
-    need = LAYER_BYTES * sum(tensor.nbytes for operator in graph.operators for tensor in operator.outputs)
+    need = LAYER_BYTES * sum(t.nbytes for operator in artefacts.graph.operators for t in operator.outputs)
     if need > MOST_LAYER_BYTES:
         return [], f"all tensors at once would take {need / 1e9:.0f} GB; convert at a smaller --size to see them"
     try:
-        int8 = open_stage(files.int8, runtime="litert-reference" if work <= REFERENCE_MACS else "litert")
-    except UserError:  # the reference kernels lack an operator; the table says which
-        int8 = open_stage(files.int8)
-    return layerwise(open_stage(files.float32), int8, core), ""
+        int8 = open_stage(artefacts.int8, runtime="litert-reference" if work <= REFERENCE_MACS else "litert")
+    except UserError:  # the reference kernels lack an operator; the parity table says which
+        int8 = open_stage(artefacts.int8)
+    return layerwise(open_stage(artefacts.float32), int8, core), ""

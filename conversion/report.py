@@ -1,8 +1,7 @@
-"""What a conversion found out, as a table, as `report.json` and as one page, `report.html`.
+"""The results of a conversion as a table, as `report.json` and as a page, `report.html`.
 
-The page needs nothing from outside, its pictures and drawings are inside. It is written to be read from top to bottom:
-what came out, what every step cost in quality, which pictures show it, which layers are to blame, and where the time
-and the memory go.
+The page is one file with all pictures and drawings in it. From top to bottom it shows a summary, the parity table, the
+pictures of every stage, the layers that lose most, and where time and memory go.
 """
 from __future__ import annotations
 
@@ -10,74 +9,25 @@ import base64
 import io
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
 from PIL import Image
 
-from conversion.cost import Cost
-from conversion.graph import Graph
-from conversion.parity import Difference, LayerDifference
+from conversion.bridge.chain import Row
+from conversion.bridge.cost import Cost
+from conversion.bridge.difference import Difference, LayerDifference
+from conversion.bridge.graph import Graph
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 WORST = 12  # layers listed on the page before the fold
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What a step must keep: a limit on its largest difference, its mean in output steps, or its differing bytes."""
-
-    measure: str  # "max", "mean steps" or "bytes"
-    limit: float
-
-    def holds(self, difference: Difference, step: float) -> bool:
-        """Tell whether a difference keeps to the bar; `step` is the output's quantisation step."""
-        return self.value(difference, step) <= self.limit
-
-    def value(self, difference: Difference, step: float) -> float:
-        """Return what the bar limits."""
-        return {"max": difference.max, "mean steps": difference.mean / (step or 1.0),
-                "bytes": float(difference.differing)}[self.measure]
-
-    @property
-    def exact(self) -> bool:
-        """Whether the step only changes the form: then missing the bar is an error, not a matter of quality."""
-        return self.measure != "mean steps"
-
-    def __str__(self) -> str:
-        return {"max": f"max <= {self.limit:g}", "mean steps": f"mean <= {self.limit:g} step",
-                "bytes": f"{self.limit:.0f} differing bytes"}[self.measure]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One stage of the conversion, against the stage it was made from and against PyTorch, on the core's outputs.
-
-    Stages that were not run have neither and say why. `step` is the quantisation step of an integer stage's output.
-    """
-
-    stage: str
-    before: str = ""
-    change: Difference | None = None
-    total: Difference | None = None
-    psnr: float | None = None  # of the pictures against ground truth, dB, mean over the pictures
-    bar: Bar | None = None
-    step: float = 0.0
-    in_steps: bool = False  # `change` is between two integer stages, in output steps
-    skipped: str = ""
-    pictures: np.ndarray | None = field(default=None, repr=False)  # float32 (N, H, W, C), not clamped
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether the stage keeps to its bar; None without one or if it was not run."""
-        return None if self.bar is None or self.change is None else self.bar.holds(self.change, self.step)
-
-
-@dataclass(frozen=True)
 class Subject:
-    """What was converted, for the head of the report: strings and numbers only, nothing of the machine or the day."""
+    """What was converted, for the head of the report. Nothing depends on the machine or the date."""
 
     checkpoint: str
     checkpoint_sha256: str
@@ -87,14 +37,27 @@ class Subject:
     target: str
     target_summary: str
     calibration: str
-    judged_by: str
+    test_frames: str
     versions: dict[str, str]
     limits: dict[str, int | None]
 
 
+@dataclass(frozen=True)
+class Content:
+    """The content of a report."""
+
+    subject: Subject
+    rows: Sequence[Row]
+    layers: Sequence[LayerDifference]
+    layers_note: str  # the reason if there are no layers
+    graph: Graph
+    cost: Cost
+    files: dict[str, dict[str, Any]]  # name: bytes, sha256
+
+
 def format_table(rows: Sequence[Row]) -> str:
     """Return the parity table as text; differences are from the stage that `Row.before` names, and from PyTorch."""
-    head = ("stage", "max", "mean", "SQNR", "to PyTorch", "SQNR", "PSNR", "bar")
+    head = ("stage", "max", "mean", "SQNR", "to PyTorch", "SQNR", "PSNR", "tolerance")
     cells = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) if i in (0, 7) else cell.rjust(width)
@@ -111,7 +74,8 @@ def _cells(row: Row) -> tuple[str, ...]:
             *([_number(change.max, row.in_steps), _number(change.mean, row.in_steps), _db(change.sqnr_db)]
               if change else [""] * 3),
             *([_number(total.max), _db(total.sqnr_db)] if total else [""] * 2),
-            "" if row.psnr is None else f"{row.psnr:.2f}", f"{row.bar} {verdict}".strip() if row.bar else "")
+            "" if row.psnr is None else f"{row.psnr:.2f}",
+            f"{row.tolerance} {verdict}".strip() if row.tolerance else "")
 
 
 def _number(value: float, in_steps: bool = False) -> str:
@@ -125,7 +89,7 @@ def _db(value: float) -> str:
 
 
 def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) -> list[str]:
-    """Say in a few sentences where quality was lost and what the model costs."""
+    """Return a few sentences that say where quality was lost and what the model costs."""
     sentences = []
     run = [row for row in rows if row.psnr is not None]
     if len(run) > 1:
@@ -141,7 +105,7 @@ def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) 
         if worst >= 0.005:
             sentences.append(f"The largest loss of one step is {worst:.2f} dB, at {row.stage}.")
     missed = [row for row in rows if row.passed is False]
-    sentences += [f"{row.stage} misses its bar: {row.bar}." for row in missed]
+    sentences += [f"{row.stage} misses its tolerance: {row.tolerance}." for row in missed]
     finite = worst_layers(layers)
     if finite:
         sentences.append("The layers that int8 hurts most: " + ", ".join(
@@ -150,10 +114,11 @@ def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) 
                       for name, count in list(cost.by_kind().items())[:3] if cost.instructions)
     guessed = sorted({item.operator.name for item in cost.operators if not item.calibrated})
     sentences.append(f"One picture takes {cost.macs / 1e6:,.1f} million multiply-accumulates and, predicted, "
-                     f"{cost.instructions / 1e6:,.1f} million instructions of a Cortex-M4 ({kinds}"
+                     f"{cost.instructions / 1e6:,.1f} million instructions of a Cortex-M4 with -{cost.optimisation} "
+                     f"({kinds}"
                      + (f"; roughly guessed: {', '.join(guessed)}" if guessed else "")
                      + f"); the model has {cost.flash_bytes:,} bytes; on a 32-bit board its arena needs "
-                     f"{cost.arena_bytes:,} bytes, of which no plan can save more than "
+                     f"{cost.arena_bytes:,} bytes, and a better plan could save at most "
                      f"{cost.head_bytes - cost.floor_bytes:,}.")
     return sentences
 
@@ -164,28 +129,28 @@ def worst_layers(layers: Sequence[LayerDifference]) -> list[LayerDifference]:
     return sorted(finite, key=lambda layer: layer.difference.sqnr_db)
 
 
-def write_json(path: Path, *, subject: Subject, rows: Sequence[Row], layers: Sequence[LayerDifference],
-               layers_note: str, graph: Graph, cost: Cost, files: dict[str, dict[str, Any]]) -> None:
-    """Write everything the page shows as JSON; infinite SQNR (equal tensors) is null."""
+def write_json(path: Path, content: Content) -> None:
+    """Write the content as JSON; infinite SQNR (equal tensors) is null."""
+    cost, subject = content.cost, content.subject
     document = {
         "subject": {**vars(subject), "image": list(subject.image)},
-        "parity": [_json_row(row) for row in rows],
-        "summary": summary(rows, layers, cost),
+        "parity": [_json_row(row) for row in content.rows],
+        "summary": summary(content.rows, content.layers, cost),
         "layers": [{"float": layer.a, "int8": layer.b, "module": layer.module, "shape": list(layer.shape),
-                    "step": layer.step, **_json_difference(layer.difference)} for layer in layers],
-        "layers_note": layers_note or None,
+                    "step": layer.step, **_json_difference(layer.difference)} for layer in content.layers],
+        "layers_note": content.layers_note or None,
         "operators": [{"index": item.operator.index, "operator": item.operator.name,
                        "version": item.operator.version, "activation": item.operator.activation,
                        "output": item.operator.outputs[0].name, "shape": list(item.operator.outputs[0].shape),
                        "macs": item.macs, "predicted_instructions": item.instructions,
                        "calibrated": item.calibrated, "weight_bytes": item.weight_bytes,
                        "activation_bytes": item.activation_bytes} for item in cost.operators],
-        "operator_counts": graph.counts(),
+        "operator_counts": content.graph.counts(),
         "arena": {"bytes": cost.arena_bytes, "tensor_bytes": cost.head_bytes, "bookkeeping_bytes": cost.tail_bytes,
                   "floor_bytes": cost.floor_bytes, "floor_operator": cost.floor_operator,
                   "buffers": [vars(buffer) for buffer in cost.buffers]},
-        "macs": cost.macs, "predicted_instructions": cost.instructions, "flash_bytes": cost.flash_bytes,
-        "weight_bytes": cost.weight_bytes, "files": files,
+        "macs": cost.macs, "predicted_instructions": cost.instructions, "optimisation": cost.optimisation,
+        "flash_bytes": cost.flash_bytes, "weight_bytes": cost.weight_bytes, "files": content.files,
     }
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
@@ -194,7 +159,8 @@ def _json_row(row: Row) -> dict[str, Any]:
     return {"stage": row.stage, "before": row.before, "change": row.change and _json_difference(row.change),
             "total": row.total and _json_difference(row.total), "psnr_db": _finite(row.psnr),
             "step": row.step, "change_in_steps": row.in_steps,
-            "bar": str(row.bar) if row.bar else None, "passed": row.passed, "skipped": row.skipped or None}
+            "tolerance": str(row.tolerance) if row.tolerance else None, "passed": row.passed,
+            "skipped": row.skipped or None}
 
 
 def _json_difference(difference: Difference) -> dict[str, Any]:
@@ -206,28 +172,28 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def write_html(path: Path, *, subject: Subject, rows: Sequence[Row], layers: Sequence[LayerDifference],
-               layers_note: str, graph: Graph, cost: Cost, files: dict[str, dict[str, Any]], names: Sequence[str],
-               dark: np.ndarray, bright: np.ndarray | None) -> None:
+def write_html(path: Path, content: Content, *, names: Sequence[str], dark: np.ndarray,
+               bright: np.ndarray | None) -> None:
     """Write the page.
 
     Args:
         path: the file to write.
-        subject, rows, layers, layers_note, graph, cost, files: as for `write_json`; the note says why no layers.
-        names: of the pictures shown.
-        dark: the inputs of these pictures, uint8 (n, H, W, C); every row with pictures has at least as many.
-        bright: their ground truth or None.
+        content: the content of the report.
+        names: names of the pictures shown.
+        dark: the inputs of these pictures, uint8 (n, H, W, C); every row with pictures has at least n.
+        bright: their ground truth, or None.
     """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.StrictUndefined)
     environment.filters.update(thousands=lambda value: f"{value:,}", db=_db, number=_number)
+    rows, layers, cost = content.rows, content.layers, content.cost
     worst = worst_layers(layers)
     page = environment.from_string(TEMPLATE.read_text()).render(
-        subject=subject, rows=rows, summary=summary(rows, layers, cost), graph=graph, cost=cost, files=files,
-        layers_note=layers_note, worst=worst[:WORST], others=worst[WORST:], strip=_layer_strip(layers),
-        arena=_arena_drawing(cost),
+        subject=content.subject, rows=rows, summary=summary(rows, layers, cost), graph=content.graph, cost=cost,
+        files=content.files, layers_note=content.layers_note, worst=worst[:WORST], others=worst[WORST:],
+        strip=_layer_strip(layers), arena=_arena_drawing(cost),
         galleries=[_gallery(i, name, rows, dark, bright) for i, name in enumerate(names)],
         busiest=max((item.instructions for item in cost.operators), default=0) or 1)
     path.write_text(page)
@@ -248,7 +214,7 @@ def _gallery(index: int, name: str, rows: Sequence[Row], dark: np.ndarray, brigh
         if row is not shown[0]:
             if largest == 0:
                 tile["note"] = "equal to PyTorch"
-            else:  # grey is equal; the factor makes the largest difference just visible at the end of the range
+            else:  # equal is grey; the factor, a power of two, makes the difference fill the range
                 factor = 2 ** math.floor(math.log2(0.5 / largest))
                 tile["difference"] = data_uri(to_levels(0.5 + factor * difference))
                 tile["note"] = (f"difference × {factor:,.0f}" if factor >= 1 else f"difference / {1 / factor:,.0f}") + (
@@ -295,5 +261,5 @@ def _arena_drawing(cost: Cost) -> dict[str, Any]:
 
 
 def hash_hue(name: str) -> int:
-    """A number that depends on the name only, from run to run."""
+    """Return a number that depends only on the name; Python's `hash` differs from run to run."""
     return sum(ord(letter) * (i + 1) for i, letter in enumerate(name))

@@ -1,4 +1,4 @@
-"""Convert a checkpoint to TFLite and C arrays, with a proof of every step.
+"""Convert a checkpoint to TFLite and C arrays, and compare every stage with the one before.
 
     python conversion/to_tflite.py --checkpoint mcu --out build/mcu
     python conversion/to_tflite.py --checkpoint best.safetensors --calibration night_photos --out build/best
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import signal
 import sys
@@ -15,38 +16,39 @@ from typing import Any, Sequence
 if not __package__:  # run as a script: this folder's modules must not hide others of the same name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mirnet_torch.cli import UserError, run_command  # noqa: E402
+from mirnet_torch.cli import UserError, parse_size, run_command  # noqa: E402
 
 EPILOG = """\
-what OUT holds afterwards:
+files in OUT:
   NAME_equalised.safetensors  the same network with weights that lose less in int8
-  NAME.onnx                 its deployable form: static shape, equal to the network to float rounding
+  NAME.onnx                 its deployable form: static shape, equal to the network up to float rounding
   NAME_float32.tflite, NAME_float16.tflite, NAME_int8.tflite
   model_data.h/.cpp         the int8 model for the sketch (only for --target arduino-tflm)
-  golden_vectors.h/.cpp     an input and the output that the board must compute from it
-  report.html, report.json  what every step cost: parity, pictures, layers, operators, memory
+  golden_vectors.h/.cpp     an input and the output that the board must compute for it
+  report.html, report.json  what every stage costs: parity, pictures, layers, operators, memory
 
 examples:
   python conversion/to_tflite.py --checkpoint mcu --out build/mcu
   python conversion/to_tflite.py --checkpoint best.safetensors --calibration night_photos --out build/best
+  python conversion/to_tflite.py --checkpoint best.safetensors --out build/best --sketch firmware/mirnet_nano33ble
   python conversion/to_tflite.py --checkpoint MIRNet_enhance.pth --size 256x256 --target litert --out build/paper
 
-On two cores it takes about a minute for mcu; for the published network at 256x256 up to an hour, and 9 GB of
-memory.
+On two cores it takes about a minute for mcu, and a quarter of an hour and 10 GB of memory for the published network at
+256x256.
 
-The last line tells whether every stage kept to its bar; exit status: 0 yes, 1 a stage differs where it must not, 2 the
-arguments, the model or the disk do not allow it (OUT is then as it was), 130 after Ctrl-C (OUT likewise).
+exit status: 0 done; 1 a stage is not equal where it must be; 2 the arguments, the model or the disk do not allow the
+conversion; 130 after Ctrl-C. After 2 and 130, OUT and the sketch are unchanged.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    from conversion.pipeline import convert  # after the arguments: TensorFlow takes its time
+    from conversion.pipeline import convert  # after parsing: this import is slow
     from conversion.report import format_table
 
     done = convert(options.checkpoint, options.out, calibration=options.calibration, pairs=options.pairs,
-                   size=options.size, target=options.target, arena_limit=options.arena_limit,
+                   size=options.size, target=options.target, sketch=options.sketch, arena_limit=options.arena_limit,
                    flash_limit=options.flash_limit, replace=options.force)
     print(format_table(done.parity))
     print()
@@ -54,10 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(sentence)
     print("Operators: " + ", ".join(f"{count} {name}" for name, count in done.operators.items()))
     print(f"Look at {done.report_html}")
-    broken = [row.stage for row in done.missed if row.bar is not None and row.bar.exact]
-    if broken:
-        print(f"error: not equal to the stage before: {', '.join(broken)}; do not use this model", file=sys.stderr)
+    if done.broken:
+        print(f"error: not equal to the stage before: {', '.join(row.stage for row in done.broken)}; do not use this "
+              f"model{', it was not put into the sketch' if options.sketch else ''}", file=sys.stderr)
         return 1
+    if options.sketch:
+        print(f"The model is in the sketch {options.sketch}: {', '.join(path.name for path in done.c_files)}")
     return 0
 
 
@@ -69,41 +73,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", required=True, metavar="FILE",
                         help="weights: .safetensors or a training checkpoint of this project, a published .pth, or the "
                              "name of a preset whose weights ship (mcu)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make; it appears whole or not at all")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="folder to create; it is written whole or not at all")
     parser.add_argument("--calibration", metavar="DIR",
-                        help="pictures of the kind the model will see, dark ones and some normally lit, at least 2, "
-                             "better 50 (or a folder with low/): their range of values becomes that of int8 (default: "
-                             "photographs that come with scikit-image, darkened)")
+                        help="folder of pictures like those the model will be used on, dark ones and some normally "
+                             "lit, at least 2, better 50 (or a folder with low/); the int8 ranges are chosen on them "
+                             "(default: photographs inside scikit-image, darkened)")
     parser.add_argument("--pairs", metavar="DIR",
                         help="pairs to measure PSNR on, in low/ and high/, none of them in --calibration (default: two "
-                             "other photographs of scikit-image, darkened)")
-    parser.add_argument("--size", type=_size, metavar="WxH",
+                             "other photographs inside scikit-image, darkened)")
+    parser.add_argument("--size", type=functools.partial(parse_size, low=0), metavar="WxH",
                         help="size of the pictures, fixed in the model; all pictures are cropped to its aspect and "
-                             "box-filtered (default: 160x120 for networks made for a camera frame, else 256x256)")
+                             "box-filtered (default: 160x120 for compact networks such as mcu, else 256x256)")
     parser.add_argument("--target", metavar="NAME",
                         help="the runtime whose contract the int8 model must keep: arduino-tflm, the TFLite Micro "
-                             "library for Arduino, or litert (default: arduino-tflm for networks made for it, else "
-                             "litert)")
+                             "library for Arduino, or litert (default: arduino-tflm for compact networks such as mcu, "
+                             "else litert)")
+    parser.add_argument("--sketch", type=Path, metavar="DIR",
+                        help="when all checks have passed, put the model into this sketch, firmware/mirnet_nano33ble "
+                             "or a copy of it: all four files or none")
     parser.add_argument("--arena-limit", type=_bytes, metavar="BYTES",
-                        help="refuse a model whose arena on a 32-bit board needs more, e.g. 160k (default: what the "
-                             "target can give)")
+                        help="refuse a model that needs a larger arena on a 32-bit board, e.g. 160k (default: the "
+                             "limit of the sketch)")
     parser.add_argument("--flash-limit", type=_bytes, metavar="BYTES",
-                        help="refuse an int8 model that is larger (default: what the target can give)")
+                        help="refuse an int8 model that is larger (default: the limit of the sketch)")
     parser.add_argument("--force", action="store_true", help="replace OUT if an earlier conversion made it")
     return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not match:
-        raise UserError(f"{text!r} is no size: give width x height, such as 160x120")
-    return int(match[1]), int(match[2])
 
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"([\d_,]+)([kKmM]?)", text)
     if not match or not match[1].strip("_,"):
-        raise UserError(f"{text!r} is no number of bytes: give one such as 180000 or 180k")
+        raise UserError(f"{text!r} is not a number of bytes: give one such as 180000 or 180k")
     return int(re.sub("[_,]", "", match[1])) * {"": 1, "k": 1000, "m": 1000_000}[match[2].lower()]
 
 
@@ -112,5 +113,5 @@ def _interrupt(*_: Any) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # clean up as after Ctrl-C
+    signal.signal(signal.SIGTERM, _interrupt)  # so that SIGTERM cleans up as Ctrl-C does
     sys.exit(run_command(main))

@@ -1,4 +1,4 @@
-"""The low-light camera model: what a small camera would have recorded with too little light.
+"""A low-light camera model: it turns a well exposed photograph into what a small camera records with too little light.
 
     dark = darken(photograph, rng=np.random.default_rng(0))
 
@@ -6,8 +6,8 @@ The steps are those of a raw pipeline, as in Brooks et al., "Unprocessing Images
 2019), without mosaic and colour matrix: undo the transfer curve, scale by exposure and white balance, add shot and
 read noise in electrons, clip, apply the transfer curve, round to 8 bits (or to RGB565, as the OV7675 camera sends).
 
-Departures from physics: a photograph's own noise, clipping and tone curve stay in; the Poisson law of shot noise is
-replaced by a normal law of the same variance, which differs below some ten electrons only and is ten times faster.
+Departures from physics: the noise, clipping and tone curve of the photograph stay in; shot noise is normal instead of
+Poisson, with the same variance, which differs only below about ten electrons and is ten times faster.
 """
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Camera:
     exposure: tuple[float, float] = (0.02, 0.15)
     """Light reaching the sensor, relative to the photograph's; drawn uniformly in its logarithm."""
     white_balance: tuple[float, float] = (0.8, 1.25)
-    """Gains of red and of blue relative to green, drawn one by one, uniformly in the logarithm: what automatic white
-    balance leaves over. Nine in ten LOL pairs lie between 0.6 and 1.4."""
+    """Gains of red and of blue relative to green, each drawn uniformly in the logarithm: the error of automatic white
+    balance. Nine in ten LOL pairs lie between 0.6 and 1.4."""
     full_well: tuple[float, float] = (2000.0, 10000.0)
     """Electrons that make white; drawn uniformly in the logarithm. The signal-to-noise ratio of white is its root:
     33 to 40 dB, the class of VGA sensors with pixels of 2 to 4 micrometres."""
@@ -38,7 +38,7 @@ class Camera:
 
 
 DARK = Camera()
-# Another frame of the same dark scene, made from a dark image: half a stop to either side, some more noise.
+# Another frame of the same dark scene, made from a dark image: up to half a stop darker or brighter, with more noise.
 RETAKE = Camera(exposure=(0.7, 1.4), white_balance=(0.9, 1.1), full_well=(4000.0, 40000.0), read_noise=(0.0, 3.0))
 # The bright image itself, as a camera takes it.
 FULL_LIGHT = Camera(exposure=(0.9, 1.0), white_balance=(0.97, 1.03))
@@ -69,7 +69,7 @@ def darken(image: np.ndarray, *, rng: np.random.Generator, camera: Camera = DARK
 
 
 def to_rgb565(image: np.ndarray) -> np.ndarray:
-    """Return uint8 (..., 3) as it reads after a trip through 16-bit RGB565: bits lost are filled with the high bits."""
+    """Return uint8 (..., 3) after rounding to 16-bit RGB565; the lost low bits are filled with the high bits."""
     lost = np.array([3, 2, 3], np.uint8)
     kept = image >> lost
     return (kept << lost) | (kept >> (np.array([5, 6, 5], np.uint8) - lost))

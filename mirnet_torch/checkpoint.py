@@ -1,8 +1,8 @@
-"""Weights in and out: own `.safetensors`, training checkpoints, and published-format checkpoints found in the wild.
+"""Load and save weights: this project's `.safetensors`, training checkpoints, and checkpoints in the published format.
 
-Loading never executes what a file says: pickles are read with `weights_only=True`. Every row is compared with the
-network before a tensor is kept; what does not fit is one error that names the rows. Rows that share storage (see
-`alias_rows`) are stored once in `.safetensors` and may come as equal copies in a pickle.
+Loading never executes code from a file: pickles are read with `weights_only=True`. All rows are compared with the
+network before any is used; one error names those that do not fit. Rows that share storage (see `alias_rows`) are
+stored once in `.safetensors` and may be equal copies in a pickle.
 """
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from mirnet_torch.cli import UserError, atomic_path
-from mirnet_torch.model import PRESETS, MIRNet, MIRNetConfig
+from mirnet_torch.model import MIRNetConfig
+from mirnet_torch.presets import PRESETS, Config, Network, config_from_dict, create_model
 
 WEIGHTS = Path(__file__).parent / "weights"  # weights that ship with the package: {preset}.safetensors
 FORMAT = "mirnet_torch"  # the metadata key of this project's .safetensors
@@ -29,40 +30,40 @@ PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 
 
 class CheckpointError(UserError):
-    """A file cannot be used as weights; the message names the file and the rows or the cause."""
+    """A file cannot be used as weights; the message names the file, and the rows or the cause."""
 
 
-def load_model(path_or_preset: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> MIRNet:
+def load_model(path_or_preset: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Network:
     """Load a network with its weights, ready to use (eval mode, float32).
 
     Args:
         path_or_preset: the name of a preset whose weights ship with the package ("mcu"), or a file: this project's
-            `.safetensors` or training checkpoint (of that the averaged weights), or a published-format checkpoint
-            (a state dict or {"state_dict": ...}, with or without `module.` prefixes). Where the file holds no
+            `.safetensors` or training checkpoint (whose averaged weights are taken), or a published-format checkpoint
+            (a state dict or {"state_dict": ...}, with or without `module.` prefixes). If the file has no
             configuration, it is inferred from the shapes.
         device: where the network goes.
 
     Raises:
-        CheckpointError: the file is missing, truncated, no checkpoint or wants to run code; rows are missing,
-            unexpected, of wrong shape, not finite, or disagree although the network shares them.
+        CheckpointError: the file is missing, truncated, not a checkpoint, or would run code; rows are missing,
+            unexpected, of wrong shape, not finite, or differ although the network shares them.
     """
-    path = _find(path_or_preset)
+    path = weights_file(path_or_preset)
     config, rows, stored_once = _read(path)
-    streams = config.n_RRG * config.n_MSRB * config.height
-    if streams > len(rows):  # even without memory, building what a lying file names would take minutes
+    if isinstance(config, MIRNetConfig) and (streams := config.n_RRG * config.n_MSRB * config.height) > len(rows):
+        # A damaged file may name a huge network; building it would take minutes, even on the meta device.
         raise CheckpointError(f"{path}: {len(rows)} rows are too few for the {streams} streams of its configuration")
-    with torch.device("meta"):  # costs no memory, so that a lying file cannot ask for much
-        shared_first = alias_rows(MIRNet(config))
-        shapes = {name: tuple(row.shape) for name, row in MIRNet(config).state_dict().items()}
+    with torch.device("meta"):  # takes no memory, whatever size the file claims
+        shared_first = alias_rows(create_model(config))
+        shapes = {name: tuple(row.shape) for name, row in create_model(config).state_dict().items()}
     if stored_once:
         rows = {name: rows[source] for name, source in shared_first.items() if source in rows} | rows
     _check_rows(path, rows, shapes, shared_first)
-    model = MIRNet(config)
+    model = create_model(config)
     model.load_state_dict(rows)
     return model.to(device).eval()
 
 
-def save_model(model: MIRNet, path: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None) -> None:
+def save_model(model: Network, path: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None) -> None:
     """Write weights and configuration as one `.safetensors` file, whole or not at all.
 
     The bytes depend only on the weights, the configuration and the notes.
@@ -70,7 +71,7 @@ def save_model(model: MIRNet, path: str | os.PathLike[str], *, notes: Mapping[st
     Args:
         model: the network to save.
         path: the file to write, ending in `.safetensors`; an existing one is replaced.
-        notes: JSON values to keep beside the configuration (data, command, scores); `load_notes` reads them.
+        notes: JSON values to store with the configuration (data, command, scores); `load_notes` reads them.
 
     Raises:
         UserError: the path does not end in `.safetensors`, its folder does not exist or cannot be written, or the
@@ -84,7 +85,7 @@ def save_model(model: MIRNet, path: str | os.PathLike[str], *, notes: Mapping[st
     with atomic_path(path) as temporary:  # one key of metadata: safetensors keeps no order among several
         try:
             safetensors.torch.save_file(kept, temporary, {FORMAT: json.dumps(header, sort_keys=True)})
-        except safetensors.SafetensorError as error:  # what it makes of a full disk
+        except safetensors.SafetensorError as error:  # also raised on a full disk
             raise UserError(f"cannot write {path}: {error}; is the disk full?") from error
 
 
@@ -92,47 +93,30 @@ def load_notes(path_or_preset: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the notes that `save_model` stored in a `.safetensors` file.
 
     Raises:
-        CheckpointError: the file is missing or not one of this project's.
+        CheckpointError: the file is missing, or this project did not write it.
     """
-    path = _find(path_or_preset)
+    path = weights_file(path_or_preset)
     return _header(path, _read_metadata(path) or {})["notes"]
 
 
 def alias_rows(model: nn.Module) -> dict[str, str]:
-    """Map every row of the state dict to the first row that has the same storage (mostly itself)."""
+    """Map every row of the state dict to the first row with the same storage (usually itself)."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(row), name) for name, row in model.state_dict(keep_vars=True).items()}
 
 
-def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """Read a file of `torch.save` onto the CPU without executing anything in it.
+def weights_file(path_or_preset: str | os.PathLike[str]) -> Path:
+    """Return the file that holds the weights of a preset, or that a path names.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+        CheckpointError: no weights ship for the preset; or the file does not exist, or is a folder.
     """
-    path = _find(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of formats that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and _is_whole_pickle(path):
-            raise CheckpointError(f"{path} holds more than weights and was not executed: load it where you trust it "
-                                  "and save its state_dict alone") from error
-        raise CheckpointError(f"{path} is no checkpoint, or damaged: fetch it again") from error
-    except OSError:
-        raise
-    except Exception as error:  # damaged archives fail in many ways: zip, struct, unicode, key and runtime errors
-        raise CheckpointError(f"{path} is no checkpoint, or damaged: fetch it again "
-                              f"({type(error).__name__})") from error
-
-
-def _find(path_or_preset: str | os.PathLike[str]) -> Path:
-    if path_or_preset in PRESETS:
-        path = WEIGHTS / f"{path_or_preset}.safetensors"
+    name = os.fspath(path_or_preset)
+    if name in PRESETS:
+        path = WEIGHTS / f"{name}.safetensors"
         if not path.is_file():
-            raise CheckpointError(f"no trained weights ship for the preset {path_or_preset!r}: give a checkpoint, or "
-                                  f"build it untrained with MIRNet(MIRNetConfig.preset({path_or_preset!r}))")
+            raise CheckpointError(f"no trained weights ship for the preset {name!r}: give a checkpoint, or build it "
+                                  f"untrained with create_model({name!r})")
         return path
     path = Path(path_or_preset)
     if path.is_dir():
@@ -142,8 +126,31 @@ def _find(path_or_preset: str | os.PathLike[str]) -> Path:
     return path
 
 
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Read a file of `torch.save` onto the CPU without executing anything in it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about formats that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and _is_whole_pickle(path):
+            raise CheckpointError(f"{path} holds more than weights and was not executed: load it where you trust it "
+                                  "and save its state_dict alone") from error
+        raise CheckpointError(f"{path} is not a checkpoint, or damaged: fetch it again") from error
+    except OSError:
+        raise
+    except Exception as error:  # damaged archives fail in many ways: zip, struct, unicode, key and runtime errors
+        raise CheckpointError(f"{path} is not a checkpoint, or damaged: fetch it again "
+                              f"({type(error).__name__})") from error
+
+
 def _is_whole_pickle(path: Path) -> bool:
-    """Tell a complete pickle, which was refused for its content, from a damaged file."""
+    """Return whether a refused file is a complete pickle (refused for its content) and not a damaged one."""
     with open(path, "rb") as file:
         if zipfile.is_zipfile(file):
             return True
@@ -153,7 +160,7 @@ def _is_whole_pickle(path: Path) -> bool:
         return start[:1] == b"\x80" and start[1] <= pickle.HIGHEST_PROTOCOL and file.read(1) == pickle.STOP
 
 
-def _read(path: Path) -> tuple[MIRNetConfig, dict[str, Tensor], bool]:
+def _read(path: Path) -> tuple[Config, dict[str, Tensor], bool]:
     """Return a file's configuration, its rows, and whether shared rows are stored once."""
     metadata = _read_metadata(path)
     if metadata is None:
@@ -162,11 +169,11 @@ def _read(path: Path) -> tuple[MIRNetConfig, dict[str, Tensor], bool]:
         content = safetensors.torch.load_file(path)
         if FORMAT in metadata:
             return _config(path, _header(path, metadata)["config"]), content, True
-        for name, kept in metadata.items():  # safetensors.torch.save_model notes which shared rows it left out
+        for name, kept in metadata.items():  # safetensors.torch.save_model records the shared rows that it left out
             if kept in content:
                 content.setdefault(name, content[kept])
     fields = content.get("config") if isinstance(content, dict) else None
-    for key in ("ema", "model", "state_dict", "params"):  # of a training checkpoint the averaged weights come first
+    for key in ("ema", "model", "state_dict", "params"):  # a training checkpoint has "ema" and "model"; "ema" is used
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
@@ -175,7 +182,7 @@ def _read(path: Path) -> tuple[MIRNetConfig, dict[str, Tensor], bool]:
     rows = {}
     for name, row in content.items():
         if not isinstance(name, str) or not isinstance(row, Tensor):
-            raise CheckpointError(f"{path} holds no state dict: {name!r} is no tensor")
+            raise CheckpointError(f"{path} holds no state dict: {name!r} is not a tensor")
         while name.startswith(PREFIXES):
             name = name.split(".", 1)[1]
         rows[name] = row
@@ -183,7 +190,7 @@ def _read(path: Path) -> tuple[MIRNetConfig, dict[str, Tensor], bool]:
 
 
 def _read_metadata(path: Path) -> dict[str, str] | None:
-    """Return the metadata of a `.safetensors` file, told by its content; None for any other kind of file."""
+    """Return the metadata of a `.safetensors` file, recognised by its content; None for any other file."""
     with open(path, "rb") as file:
         start = file.read(9)
     if start[8:] != b"{" or start[:2] == b"PK":
@@ -204,15 +211,15 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise CheckpointError(f"{path} has no readable configuration of this project ({error!r})") from error
 
 
-def _config(path: Path, fields: Any) -> MIRNetConfig:
+def _config(path: Path, fields: Any) -> Config:
     try:
-        return MIRNetConfig(**fields)
-    except (TypeError, ValueError) as error:
+        return config_from_dict(fields)
+    except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} has a configuration this version cannot build: {error}") from error
 
 
-def _infer_config(path: Path, rows: Mapping[str, Tensor]) -> MIRNetConfig:
-    """Read the published constructor arguments off the names and shapes of the rows."""
+def _infer_config(path: Path, rows: Mapping[str, Tensor]) -> Config:
+    """Infer the published constructor arguments from the names and shapes of the rows."""
     def count(pattern: str) -> int:
         return 1 + max((int(match[1]) for name in rows if (match := re.match(pattern, name))), default=-1)
 
@@ -229,7 +236,7 @@ def _infer_config(path: Path, rows: Mapping[str, Tensor]) -> MIRNetConfig:
 
 def _check_rows(path: Path, rows: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
                 shared_first: Mapping[str, str]) -> None:
-    """Raise a CheckpointError unless the rows are exactly those the network has and agree with its sharing."""
+    """Raise a CheckpointError unless the rows are exactly those of the network and shared rows are equal."""
     faults = {
         "missing": [name for name in shapes if name not in rows],
         "unexpected": [name for name in rows if name not in shapes],

@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, files that are whole or absent, progress bars, the choice of device."""
+"""What all commands share: errors in one line, files written whole or not at all, progress bars, choice of device."""
 from __future__ import annotations
 
 import argparse
@@ -14,9 +14,11 @@ from typing import Any, Callable, Iterator
 import torch
 from tqdm import tqdm
 
+Size = tuple[int, int]  # (width, height)
+
 
 class UserError(Exception):
-    """Something the user can mend; the message is one line that names the thing and the mend."""
+    """Something the user can fix; the message is one line that names the cause and the fix."""
 
 
 def run_command(main: Callable[[], int | None]) -> int:
@@ -26,19 +28,19 @@ def run_command(main: Callable[[], int | None]) -> int:
     """
     try:
         status = main() or 0
-        sys.stdout.flush()  # so that a closed pipe or a full disk is met here
+        sys.stdout.flush()  # a closed pipe or a full disk shows here
         return status
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, which is its right
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         _drop_output()
         return 0
     except OSError as error:
-        mend = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
-        message = f"{error.filename or 'output'}: {error.strerror or error}{mend}"
+        fix = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
+        message = f"{error.filename or 'output'}: {error.strerror or error}{fix}"
         try:
             sys.stdout.flush()
         except OSError:
@@ -52,7 +54,7 @@ def run_command(main: Callable[[], int | None]) -> int:
 
 
 def _drop_output() -> None:
-    """Send what standard output could not take nowhere, so that Python does not try again at its end."""
+    """Discard what could not be written to standard output, so that Python does not try again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -60,8 +62,8 @@ def _drop_output() -> None:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it at the end, or is removed after any exception.
 
-    The temporary name keeps the suffix, since many writers choose their format by it. What is at `path` is never seen
-    half written, not after a crash or a full disk either: the data reach the disk before the name does.
+    The temporary name keeps the suffix, since many writers choose their format by it. `path` is never half written, not
+    even after a crash or on a full disk: the data are flushed to disk before the file gets its name.
 
     Raises:
         UserError: the folder of `path` does not exist or cannot be written.
@@ -75,7 +77,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp is private; the result shall be as other files are
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -90,7 +92,7 @@ def _umask() -> int:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder with its parents, if need be, and return it.
+    """Create a folder and its parents unless they exist, and return it.
 
     Raises:
         UserError: it cannot be created or written.
@@ -106,15 +108,27 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def progress(items: Any = None, **options: Any) -> tqdm:
-    """Return a tqdm progress bar that is silent where standard error is no terminal."""
+    """Return a tqdm progress bar. It shows nothing where standard error is not a terminal."""
     return tqdm(items, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+
+
+def parse_size(text: str, *, low: int = 1) -> Size:
+    """Read "160x120" as (160, 120), sides from `low` to 65535; an `argparse` type.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is not such a size.
+    """
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
+    if match is None or not all(low <= int(side) <= 65535 for side in match.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 160x120 (width x height in pixels)")
+    return int(match[1]), int(match[2])
 
 
 def pick_device(name: str) -> torch.device:
     """Turn "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that exists.
 
     Raises:
-        UserError: the name is no device's, or this machine has none such.
+        UserError: there is no device of that name on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

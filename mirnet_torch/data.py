@@ -2,13 +2,13 @@
 
 Layouts of a data folder (PNG, JPEG, WebP, BMP; the two images of a pair have the same name up to the suffix):
 
-    DIR/{low,high}                      no split of its own: for training every tenth pair by name is held out
+    DIR/{low,high}                      without a split: every tenth pair by name is held out for validation
     DIR/{train,val}/{low,high}
     DIR/{our485,eval15}/{low,high}      the LOL data set as its authors publish it
 
 Every training sample is a pure function of (seed, number of the sample): crop, flips, rotation and camera noise come
-from a generator made for that sample alone. So batches do not depend on workers, processes or interruptions. Both
-images of a pair travel as one tensor, which keeps them aligned whatever the geometry.
+from a generator made for that sample alone. So batches do not depend on workers, processes or interruptions. The two
+images of a pair are one tensor, so every crop, flip and rotation applies to both.
 """
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mirnet_torch.images import SUFFIXES, camera_size, read_image
 LAYOUTS = (("train", "val"), ("our485", "eval15"))
 HOLD_OUT = 10  # every tenth pair of a folder without a split
 SHOWN = 20  # bad pairs that an error lists by name
-VIEWS = 32  # samples that an epoch takes of every embedded photograph
+VIEWS = 32  # samples of every embedded photograph in one epoch
 VAL_FRAMES = 3  # dark frames of every embedded validation photograph
 # Photographs that scikit-image carries in its package (no download). No scene is in both lists.
 TRAIN_PHOTOGRAPHS = ("astronaut", "rocket", "stereo_motorcycle", "camera", "brick", "grass")
@@ -45,7 +45,7 @@ _ORDER, _SAMPLE, _MIXUP, _VALIDATION = range(4)  # independent streams of random
 
 @dataclass(frozen=True)
 class Pair:
-    """One scene twice, dark and bright: two readable images of the same size."""
+    """A dark and a bright image of one scene."""
 
     name: str
     low: Path
@@ -53,25 +53,24 @@ class Pair:
 
 
 def find_pairs(folder: str | os.PathLike[str], split: str | None = None) -> list[Pair]:
-    """Find the pairs of a data folder and decode each once, so that bad ones are known before the work starts.
+    """Find the pairs of a data folder and decode each once, so that bad ones are reported before the work starts.
 
     Args:
         folder: a folder in one of the layouts of this module's docstring.
-        split: "train", "val", or None for what is there to measure with: the validation half of a folder that has
-            one, every pair of a folder without.
+        split: "train", "val", or None: the validation part of a folder that has one, else every pair.
 
     Returns:
         The pairs in natural order of their names (2 before 10).
 
     Raises:
-        UserError: the folder has another layout or no pairs; or, all listed in one message, images without a partner,
-            images that cannot be decoded to the end, pairs of two different sizes.
+        UserError: the folder has another layout or no pairs; or some images have no partner, cannot be decoded, or
+            differ in size from their partner (one message lists them all).
     """
     return _find(folder, [split])[0]
 
 
 def find_split(folder: str | os.PathLike[str]) -> tuple[list[Pair], list[Pair]]:
-    """Return the pairs to train on and those to validate with; all bad ones make one error, as in `find_pairs`."""
+    """Return the pairs to train on and those to validate on. Raises what `find_pairs` raises, once for both."""
     train, val = _find(folder, ["train", "val"])
     return train, val
 
@@ -79,15 +78,16 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[list[Pair], list[Pair]]:
 def _find(folder: str | os.PathLike[str], splits: Sequence[str | None]) -> list[list[Pair]]:
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give one with low/ and high/, train/ and val/, or our485/ and eval15/")
+        raise UserError(f"{folder} is not a folder: give one with low/ and high/, train/ and val/, or our485/ and "
+                        "eval15/")
     faults: list[str] = []
     chosen = [_choose(folder, split, faults) for split in splits]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         faults += filter(None, pool.map(_fault, [pair for pairs in chosen for pair in pairs]))
-    faults = list(dict.fromkeys(faults))  # without a split of its own the folder is looked through twice
+    faults = list(dict.fromkeys(faults))  # a folder without a split is searched twice
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise UserError(f"{folder}: {len(faults)} bad images, mend or remove them: {'; '.join(faults[:SHOWN])}{more}")
+        raise UserError(f"{folder}: {len(faults)} bad images, fix or remove them: {'; '.join(faults[:SHOWN])}{more}")
     return chosen
 
 
@@ -104,7 +104,7 @@ def _choose(folder: Path, split: str | None, faults: list[str]) -> list[Pair]:
     if split is None:
         return pairs
     if len(pairs) == 1 and not faults:
-        raise UserError(f"{folder} has one pair only: training needs one more to validate with")
+        raise UserError(f"{folder} has one pair only: training needs one more to validate on")
     held_out = pairs[HOLD_OUT - 1::HOLD_OUT] or pairs[-1:]
     return held_out if split == "val" else [pair for pair in pairs if pair not in held_out]
 
@@ -149,11 +149,11 @@ def _fault(pair: Pair) -> str | None:
 
 
 class Scenes:
-    """The scenes to train on: pairs (2, 3, H, W), dark before bright, or photographs (1, 3, H, W), uint8.
+    """The scenes to train on: pairs (2, 3, H, W), the dark image first, or photographs (1, 3, H, W), uint8.
 
     Args:
         pairs: the pairs; None for the embedded photographs.
-        cache_bytes: pairs are kept decoded in memory if all together need no more.
+        cache_bytes: decoded pairs are kept in memory if all of them fit into this many bytes.
     """
 
     def __init__(self, pairs: Sequence[Pair] | None, *, cache_bytes: int = 0) -> None:
@@ -181,14 +181,14 @@ class Scenes:
 
 
 def photograph(name: str) -> np.ndarray:
-    """Return a photograph that scikit-image carries, uint8 (H, W, 3)."""
+    """Return a photograph that comes with scikit-image, uint8 (H, W, 3)."""
     image = getattr(skimage.data, name)()
-    image = image[0] if isinstance(image, tuple) else image  # of a stereo pair the left one
+    image = image[0] if isinstance(image, tuple) else image  # the left image of a stereo pair
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
 def _size(pair: Pair) -> tuple[int, int]:
-    """Return (width, height) of an upright image from its header."""
+    """Return the (width, height) of an image turned upright, read from its header."""
     with Image.open(pair.low) as image:
         turned = image.getexif().get(0x0112, 1) >= 5
         return image.size[::-1] if turned else image.size
@@ -199,25 +199,25 @@ def _read_pair(pair: Pair) -> Tensor:
 
 
 def _to_tensor(*images: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # channels last in memory: quick to resize
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # channels last in memory: faster to resize
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a scene on its way into a batch."""
+    """How a patch is cut from a scene and varied."""
 
     patch: tuple[int, int]  # (width, height)
     flips: bool = True  # left-right and upside down
     rotations: bool = True  # by quarter turns
-    scales: bool = False  # crops from the patch's own size up to the whole scene, filtered down to the patch
-    jitter: bool = False  # every other dark patch is taken again by the camera model: exposure, noise, RGB565 ...
-    relight: float = 0.0  # every tenth dark patch is made from its bright partner, half of these with so little light
+    scales: bool = False  # crops from the size of the patch up to the whole scene, resized to the patch
+    jitter: bool = False  # the camera model varies every other dark patch: exposure, white balance, noise, RGB565
+    relight: float = 0.0  # least light of dark patches made from bright ones, one in ten of all; 0: none are made
 
 
 class Samples(Dataset[Tensor]):
-    """Training samples by number: without end, every scene once in each pass, in an order new for each pass.
+    """An endless sequence of training samples: every scene once in each pass, in a new order for each pass.
 
-    A sample is a pair of patches, uint8 (2, 3, h, w), dark before bright, and depends on the seed and its number only.
+    A sample is a pair of patches, uint8 (2, 3, h, w), the dark one first. It depends only on the seed and its number.
 
     Raises:
         UserError: some scenes are smaller than the patch.
@@ -258,11 +258,11 @@ def _order(seed: int, passed: int, length: int) -> np.ndarray:
 
 
 def cut_patch(scene: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
-    """Cut a random patch from uint8 (n, 3, H, W), the same from all n images; scale, flip and turn it at random."""
+    """Cut one random patch from all n images of uint8 (n, 3, H, W); scale, flip and turn it at random."""
     columns, rows = scene.shape[-1], scene.shape[-2]
     width, height = augmentation.patch
     turns = int(rng.integers(4)) if augmentation.rotations else 0
-    if turns % 2 and (height > columns or width > rows):  # a patch lying on its side does not fit
+    if turns % 2 and (height > columns or width > rows):  # the patch does not fit when turned by 90 degrees
         turns -= 1
     if turns % 2:
         width, height = height, width
@@ -279,17 +279,17 @@ def cut_patch(scene: Tensor, augmentation: Augmentation, rng: np.random.Generato
 
 
 def _darkened(patch: Tensor, rng: np.random.Generator, **options) -> Tensor:
-    """Take a frame of a scene; every other one with the bits that RGB565 keeps, as a microcontroller's camera does."""
+    """Darken a patch (1, 3, h, w); half of all are also rounded to RGB565, which a microcontroller's camera sends."""
     image = patch[0].permute(1, 2, 0).numpy()
     return _to_tensor(darken(image, rng=rng, rgb565=rng.random() < 0.5, **options))
 
 
 class Batches(Sampler[list[int]]):
-    """The sample numbers of every step for one of several processes: together they take each number exactly once.
+    """The sample numbers of every step for one of several processes; every number goes to exactly one process.
 
     Args:
-        batch: samples of one process in one step.
-        steps: the range of steps to run; it starts where an interrupted training goes on.
+        batch: samples per process and step.
+        steps: the steps to run; a resumed training does not start at 0.
         rank: this process.
         world: number of processes.
     """
@@ -322,8 +322,8 @@ def validation_frames(pairs: Sequence[Pair] | None, size: tuple[int, int] | None
 
     Args:
         pairs: the pairs; None for the embedded photographs, each darkened `VAL_FRAMES` times.
-        size: (width, height) to crop and box-filter every image to, as `images.camera_size` does; None: as it is.
-        seed: of the camera model.
+        size: (width, height) to crop and box-filter every image to, as `images.camera_size` does; None: unchanged.
+        seed: seed of the camera model.
     """
     for pair in pairs or ():
         low, high = read_image(pair.low), read_image(pair.high)

@@ -2,12 +2,12 @@
 
     python -m mirnet_torch.enhance PHOTO FOLDER ... --out DIR [--checkpoint C] [--compare] [--tile N --overlap M]
 
-Files keep their names; of a folder everything below it is taken and its subfolders are kept. The result is 8-bit, in
-the format of the input, upright, with the input's alpha, ICC profile and EXIF (less orientation and thumbnail); grey
-stays grey. CMYK becomes RGB; of an animation the first frame is taken.
+Files keep their names; a folder is searched with its subfolders, which are kept. The result is 8-bit, in the format of
+the input, upright, with the input's alpha, ICC profile and EXIF (without orientation and thumbnail); grey stays grey.
+CMYK becomes RGB; only the first frame of an animation is used.
 
-Tiling departs from the network: both attentions and SKFF average over all they see, with tiles over a tile. So a tiled
-result differs from a whole one, most where brightness varies from tile to tile; the feathered overlap hides the seams.
+Tiling changes the result: attention and SKFF average over the tile instead of the whole image. The difference is
+largest where brightness varies from tile to tile; neighbouring tiles fade into each other, which hides the seams.
 """
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from tqdm import tqdm
 from mirnet_torch.checkpoint import load_model
 from mirnet_torch.cli import UserError, add_device_option, make_folder, pick_device, progress, run_command
 from mirnet_torch.images import SUFFIXES, is_grey, open_image, side_by_side, to_grey, to_rgb, write_image
-from mirnet_torch.model import MIRNet, MIRNetConfig
+from mirnet_torch.presets import Config, Network
 
 ImageType = TypeVar("ImageType", np.ndarray, Tensor)
 OVERLAP = 32
-MEMORY = 2 * 2 ** 30  # bytes that the network may take for one tile where the user does not say --tile
+MEMORY = 2 * 2 ** 30  # bytes that the network may take for one tile if --tile is not given
 
 
-def enhance(model: MIRNet, image: ImageType, *, tile: int | None = None, overlap: int | None = None,
+def enhance(model: Network, image: ImageType, *, tile: int | None = None, overlap: int | None = None,
             show_progress: bool = False) -> ImageType:
-    """Restore an image, whole or in tiles; the result has the type, shape and place of the input.
+    """Restore an image, whole or in tiles; the result has the type, shape and device of the input.
 
     Args:
-        model: a network; its device does the work, one tile at a time.
-        image: a uint8 array (H, W, 3) or grey (H, W), or a floating-point tensor (C, H, W) or (B, C, H, W) in [0, 1],
-            C as the network has. An RGB network takes a grey array as RGB and the luma of its output is returned.
+        model: a network; it runs on its own device, one tile at a time.
+        image: a uint8 array (H, W, 3) or grey (H, W), or a floating-point tensor (C, H, W) or (B, C, H, W) in [0, 1]
+            with the network's C. An RGB network takes a grey array as RGB, and the luma of its output is returned.
         tile: side of the square tiles in pixels; 0: the image is not cut; None: it is cut only if the network would
             take more than about 2 GB for it, see `default_tile`.
-        overlap: how many pixels neighbouring tiles share at least; there one fades into the other. None: 32, or half
-            of smaller tiles.
-        show_progress: show a bar over the tiles.
+        overlap: pixels that neighbouring tiles share at least; they fade into each other there. None: 32, or half of
+            smaller tiles.
+        show_progress: show a progress bar over the tiles.
 
     Returns:
         The restored image, clamped to [0, 1] and for uint8 rounded to the nearest level.
 
     Raises:
-        ValueError: image, tile or overlap are not as described.
+        ValueError: image, tile or overlap is not as described.
         FloatingPointError: the network's output is not finite.
     """
     channels = model.config.in_channels
@@ -75,13 +75,13 @@ def enhance(model: MIRNet, image: ImageType, *, tile: int | None = None, overlap
     return levels
 
 
-def default_tile(config: MIRNetConfig, shape: Sequence[int]) -> int:
+def default_tile(config: Config, shape: Sequence[int]) -> int:
     """Return the side of the tiles that bound the network's memory to about 2 GB, or 0 if (B, C, H, W) need no cutting.
 
-    Measured on the CPU, a network holds up to 20 maps of n_feat channels and 8 images in float32 at a time.
+    Measured on the CPU: a network holds at most 20 of its largest feature maps and 8 images in float32 at a time.
     """
     batch, channels, height, width = shape
-    bytes_per_pixel = 4 * batch * (20 * config.n_feat / config.shuffle ** 2 + 8 * channels)
+    bytes_per_pixel = 4 * batch * (20 * config.features_per_pixel + 8 * channels)
     if height * width * bytes_per_pixel <= MEMORY:
         return 0
     side = int((MEMORY / bytes_per_pixel) ** 0.5)
@@ -89,8 +89,8 @@ def default_tile(config: MIRNetConfig, shape: Sequence[int]) -> int:
 
 
 @torch.no_grad()
-def _restore(model: MIRNet, batch: Tensor, tile: int | None, overlap: int | None, show_progress: bool) -> Tensor:
-    """Return the restored batch (B, C, H, W), clamped, in float32 or more, as a new tensor where `batch` is."""
+def _restore(model: Network, batch: Tensor, tile: int | None, overlap: int | None, show_progress: bool) -> Tensor:
+    """Return the restored batch (B, C, H, W), clamped, as a new float32 or float64 tensor on the device of `batch`."""
     height, width = batch.shape[-2:]
     multiple = model.config.multiple
     if tile is None:
@@ -113,8 +113,8 @@ def _restore(model: MIRNet, batch: Tensor, tile: int | None, overlap: int | None
     return restored.clamp_(0, 1)
 
 
-def _run(model: MIRNet, batch: Tensor) -> Tensor:
-    """Run the network where it is and as precise as it is; the result comes back to where `batch` is."""
+def _run(model: Network, batch: Tensor) -> Tensor:
+    """Run the network on its device, in its data type; the result is on the device of `batch`."""
     parameter = next(model.parameters())
     values = batch.to(parameter.device, parameter.dtype)
     result = model(values / 255 if batch.dtype == torch.uint8 else values)
@@ -134,8 +134,8 @@ def _checked(result: Tensor) -> Tensor:
 def _windows(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[slice, Tensor]]:
     """Cover 0 .. length with overlapping windows; return each with its weights, which sum to 1 at every position.
 
-    Windows start at multiples of `multiple`, where the whole image has its coarse pixels too. Weights rise and fall
-    linearly over `overlap` positions at an edge inside the image.
+    Windows start at multiples of `multiple`, so that the coarse positions are those of the whole image. Weights rise
+    and fall linearly over `overlap` positions at an edge inside the image.
     """
     last = max(-(-(length - tile) // multiple) * multiple, 0)
     starts = [*range(0, last, (tile - overlap) // multiple * multiple), last]
@@ -156,16 +156,16 @@ def _windows(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[
 
 @dataclass(frozen=True)
 class Job:
-    """One image to enhance: where it is, and where results go."""
+    """One image to enhance: its file, and where the results go."""
 
     source: Path
     target: Path
     compare: Path | None
 
 
-def enhance_file(model: MIRNet, job: Job, *, tile: int | None = None, overlap: int | None = None,
+def enhance_file(model: Network, job: Job, *, tile: int | None = None, overlap: int | None = None,
                  show_progress: bool = False) -> None:
-    """Enhance one image file into another, and write the comparison if the job names one.
+    """Enhance one image file, and write the comparison if the job names one.
 
     Raises:
         UserError: the image cannot be read, does not suit the network, or the result cannot be written.
@@ -191,7 +191,7 @@ def enhance_file(model: MIRNet, job: Job, *, tile: int | None = None, overlap: i
 
 
 def _metadata(image: Image.Image, picture: Image.Image) -> dict[str, bytes]:
-    """Return the options of Pillow's `save` that carry the ICC profile, if it fits the colours, and EXIF over."""
+    """Return the options of Pillow's `save` that keep EXIF and, if it fits the colours, the ICC profile."""
     kept = {}
     profile = image.info.get("icc_profile") or b""
     if profile[16:20] == (b"GRAY" if is_grey(picture) else b"RGB "):
@@ -199,7 +199,7 @@ def _metadata(image: Image.Image, picture: Image.Image) -> dict[str, bytes]:
     try:
         exif = image.getexif()
         if len(exif):
-            kept["exif"] = exif.tobytes()  # built anew from the tags, so without the thumbnail
+            kept["exif"] = exif.tobytes()  # rebuilt from the tags, without the thumbnail
     except Exception:  # damaged EXIF fails in many ways; the picture matters more
         pass
     return kept
@@ -207,10 +207,10 @@ def _metadata(image: Image.Image, picture: Image.Image) -> dict[str, bytes]:
 
 def find_jobs(inputs: Iterable[str | os.PathLike[str]], out: Path, *,
               compare: bool) -> tuple[list[Job], list[str]]:
-    """Return what to enhance into the folder `out`, and one message for each input without an image.
+    """Return the jobs with results in the folder `out`, and one message for each input folder without images.
 
     Raises:
-        UserError: two results would have one name, or a result would replace an input.
+        UserError: two results would have the same name, or a result would replace an input.
     """
     jobs, faults = [], []
     for given in map(Path, inputs):
@@ -237,7 +237,7 @@ def find_jobs(inputs: Iterable[str | os.PathLike[str]], out: Path, *,
 
 
 def _images_below(folder: Path, out: Path) -> list[Path]:
-    """List the images below a folder, sorted, without hidden ones and without earlier results in `out` inside it."""
+    """List the images below a folder, sorted; hidden ones and those in `out` (earlier results) are left out."""
     found = []
     for parent, subfolders, files in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders
@@ -254,7 +254,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, or a folder of images and subfolders "
                                                                    f"({', '.join(SUFFIXES)})")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR",
-                        help="folder for the results, made if need be")
+                        help="folder for the results, created if needed")
     parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
                                                             "package (default: %(default)s)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare: before and after side by side")
@@ -269,17 +269,17 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def add_tile_options(parser: argparse.ArgumentParser) -> None:
     """Add `--tile` and `--overlap` to a command's options; check them with `check_tile_options`."""
     parser.add_argument("--tile", type=int, metavar="N",
-                        help="cut images into tiles of N pixels a side to bound memory; 0 never cuts. By default an "
-                             "image is cut only if the network would take more than about 2 GB for it: with the "
-                             "published network beyond 640x640, with a microcontroller's beyond 12 megapixels. A "
-                             "tile knows nothing of the picture around it, so larger tiles are better")
+                        help="cut images into tiles of N pixels a side to limit memory; 0 never cuts. By default an "
+                             "image is cut only if the network would take more than about 2 GB for it: beyond 640x640 "
+                             "for the published network, beyond 12 megapixels for mcu. A tile does not see the "
+                             "picture around it, so larger tiles are better")
     parser.add_argument("--overlap", type=int, metavar="M",
                         help="pixels over which neighbouring tiles fade into each other (default: "
                              f"{OVERLAP}, or half of smaller tiles)")
 
 
 def check_tile_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with the parser's error unless `--tile` and `--overlap` go together."""
+    """End with the parser's error unless the values of `--tile` and `--overlap` are valid."""
     if options.tile is not None and options.tile < 0:
         parser.error(f"argument --tile: must be 0 or more, not {options.tile}")
     if options.overlap is not None and (options.overlap < 0 or options.tile and options.overlap > options.tile // 2):

@@ -1,8 +1,8 @@
-"""Measure a network on pairs of dark and bright images, beside the untouched input: `evaluate` and the command
+"""Measure a network, and the untouched input, on pairs of dark and bright images: `evaluate` and the command
 
     python -m mirnet_torch.evaluate [--data DIR] [--checkpoint C] [--size 160x120] [--lpips] [--out DIR]
 
-Without `--data` it measures on the photographs inside scikit-image that training validates on, darkened alike.
+Without `--data` it uses the frames that training validates on: photographs inside scikit-image, darkened.
 
 The protocol is that of `metrics.py`; with `--size` both images of a pair are cropped and box-filtered first. LPIPS is
 that of Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, on AlexNet.
@@ -29,12 +29,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from mirnet_torch import __version__
-from mirnet_torch.checkpoint import WEIGHTS, load_model
-from mirnet_torch.cli import UserError, add_device_option, atomic_path, make_folder, pick_device, progress, run_command
+from mirnet_torch.checkpoint import load_model, weights_file
+from mirnet_torch.cli import (UserError, add_device_option, atomic_path, make_folder, parse_size, pick_device, progress,
+                              run_command)
 from mirnet_torch.enhance import add_tile_options, check_tile_options, enhance
 from mirnet_torch.images import side_by_side, to_tensor, write_image
 from mirnet_torch.metrics import PROTOCOL, mean_score, psnr, ssim
-from mirnet_torch.model import PRESETS, MIRNet
+from mirnet_torch.presets import Network
 
 if TYPE_CHECKING:
     from mirnet_torch.data import Pair
@@ -47,16 +48,16 @@ LPIPS_MINIMUM = 32  # AlexNet takes no smaller side
 
 @dataclass(frozen=True)
 class Scores:
-    """How near an image is to the truth: dB, at most 1, and a distance from 0 up (None: not measured)."""
+    """How near an image is to the truth."""
 
-    psnr: float
-    ssim: float
-    lpips: float | None = None
+    psnr: float  # dB
+    ssim: float  # at most 1
+    lpips: float | None = None  # a distance from 0 up; None: not measured
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """One pair: its name, its size, and the scores of the untouched dark image and of the network's output."""
+    """The scores of one pair: of the untouched dark image (`input`) and of the network's output."""
 
     name: str
     width: int
@@ -67,7 +68,7 @@ class PairScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All pairs, and the means over them as `metrics.mean_score` takes them."""
+    """The scores of all pairs, and their means by `metrics.mean_score`."""
 
     pairs: list[PairScores]
     input: Scores
@@ -79,7 +80,7 @@ def score(image: np.ndarray, truth: np.ndarray, lpips: Metric | None = None) -> 
     return Scores(psnr(image, truth), ssim(image, truth), lpips(image, truth) if lpips else None)
 
 
-def evaluate(model: MIRNet, pairs: Sequence[Pair] | None, *, size: tuple[int, int] | None = None,
+def evaluate(model: Network, pairs: Sequence[Pair] | None, *, size: tuple[int, int] | None = None,
              lpips: Metric | None = None, tile: int | None = None, overlap: int | None = None,
              on_images: Callable[[int, Sequence[np.ndarray]], None] | None = None) -> Evaluation:
     """Measure a network on pairs.
@@ -87,15 +88,15 @@ def evaluate(model: MIRNet, pairs: Sequence[Pair] | None, *, size: tuple[int, in
     Args:
         model: an RGB network.
         pairs: what to measure on, see `data.find_pairs`; None: the embedded photographs of `data.validation_frames`.
-        size: (width, height) to bring both images of a pair to first, see `images.camera_size`; None: as they are.
+        size: (width, height) to which both images are cropped and filtered, see `images.camera_size`; None: unchanged.
         lpips: a third metric, see `load_lpips`.
         tile: see `enhance`.
         overlap: see `enhance`.
         on_images: called with the number of a pair and its images (dark, output, truth).
 
     Raises:
-        UserError: there are no pairs, an image cannot be read, the two of a pair differ in size, or the network takes
-            other images.
+        UserError: there are no pairs, an image cannot be read, the images of a pair differ in size, or the network
+            does not take RGB images.
     """
     if model.config.in_channels != 3:
         raise UserError(f"only networks for RGB images are evaluated; this one has {model.config.in_channels} channels")
@@ -130,7 +131,7 @@ def load_lpips(device: str | torch.device = "cpu") -> Metric:
     """Return LPIPS as a metric; NaN for images with a side under 32 pixels.
 
     Raises:
-        UserError: the package lpips is not installed, or AlexNet's weights are not there and cannot be fetched.
+        UserError: the package lpips is not installed, or AlexNet's weights are not cached and the download failed.
     """
     try:
         import lpips
@@ -139,13 +140,13 @@ def load_lpips(device: str | torch.device = "cpu") -> Metric:
         raise UserError(f'--lpips needs the package {error.name}: pip install "mirnet-torch[lpips]"') from None
     url = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # of the download's progress
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # hides the download's progress
             warnings.simplefilter("ignore")
             network = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
-    except (OSError, RuntimeError, EOFError) as error:  # no network, or a damaged file
+    except (OSError, RuntimeError, EOFError) as error:  # offline, or a damaged file
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-        raise UserError(f"--lpips needs AlexNet's weights, which cannot be had here ({type(error).__name__}): fetch "
-                        f"{url} where there is a network and put it at {cache}") from None
+        raise UserError(f"--lpips needs AlexNet's weights and could not download them ({type(error).__name__}): "
+                        f"download {url} on a computer that is online and put it at {cache}") from None
 
     @torch.no_grad()
     def distance(output: np.ndarray, truth: np.ndarray) -> float:
@@ -158,7 +159,7 @@ def load_lpips(device: str | torch.device = "cpu") -> Metric:
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Image:
-    """Put rows of pictures, uint8 (H, W, 3), under each other, with a line of text above each."""
+    """Put rows of pictures, uint8 (H, W, 3), below each other, with a line of text above each row."""
     strips = [(text, Image.fromarray(side_by_side(images))) for text, images in rows]
     line = 16
     sheet = Image.new("RGB", (max(max(strip.width for _, strip in strips), 240),
@@ -180,7 +181,7 @@ def _small(image: np.ndarray) -> np.ndarray:
 def write_report(evaluation: Evaluation, protocol: Mapping[str, Any], sheet: Image.Image, out: Path) -> None:
     """Write evaluation.json, evaluation.csv and contact_sheet.png, each whole or not at all.
 
-    A score that does not exist is null in JSON and empty in CSV, an infinite one is "inf" in both.
+    A missing score (NaN) is null in JSON and empty in CSV; an infinite one is "inf" in both.
     """
     content = {"protocol": dict(protocol), **asdict(evaluation)}
     with atomic_path(out / "evaluation.json") as path:
@@ -206,9 +207,8 @@ def _json(value: Any) -> Any:
     return value
 
 
-def _protocol(options: argparse.Namespace, model: MIRNet) -> dict[str, Any]:
-    """Return what a reader needs to measure the same again."""
-    path = WEIGHTS / f"{options.checkpoint}.safetensors" if options.checkpoint in PRESETS else Path(options.checkpoint)
+def _protocol(options: argparse.Namespace, model: Network) -> dict[str, Any]:
+    """Return everything that is needed to repeat the measurement."""
     size = options.size and "{}x{}".format(*options.size)
     libraries = {}
     for name in ("torch", "numpy", "pillow", "scikit-image", *(["lpips"] if options.lpips else [])):
@@ -221,20 +221,13 @@ def _protocol(options: argparse.Namespace, model: MIRNet) -> dict[str, Any]:
         "data": str(options.data) if options.data else "photographs inside scikit-image, darkened by the camera model",
         "split": options.split or "val where there is one, else all",
         "checkpoint": str(options.checkpoint),
-        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "checkpoint_sha256": hashlib.sha256(weights_file(options.checkpoint).read_bytes()).hexdigest(),
         "config": model.config.to_dict(),
         "tile": "automatic" if options.tile is None else options.tile,
         "overlap": "automatic" if options.overlap is None else options.overlap,
         "device": options.device,
         "versions": {"mirnet_torch": __version__, "python": platform.python_version(), **libraries},
     }
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 65535 and 0 < int(height) <= 65535):
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels such as 160x120, not {text!r}")
-    return int(width), int(height)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -248,11 +241,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="which part of the pairs (default: val where there is one, else all)")
     parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
                                                             "package (default: %(default)s)")
-    parser.add_argument("--size", type=_size, metavar="WxH",
+    parser.add_argument("--size", type=parse_size, metavar="WxH",
                         help="measure at camera size: centre crop to this aspect, then box filter; 160x120 is the "
                              "microcontroller's")
     parser.add_argument("--lpips", action="store_true",
-                        help="measure LPIPS on AlexNet too, whose weights are fetched once")
+                        help="also measure LPIPS with AlexNet, whose weights are downloaded once")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write evaluation.json, evaluation.csv and "
                                                                 "contact_sheet.png (dark, output, truth) there")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out that exist")
@@ -267,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with its arguments (default: those of the process).
 
     Raises:
-        UserError: see `evaluate`; or results exist in `--out` already.
+        UserError: see `evaluate`; or `--out` already has results.
     """
     options = _arguments(arguments)
     try:
@@ -277,10 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = pick_device(options.device)
     if options.out:
         make_folder(options.out)
-        there = [name for name in ("evaluation.json", "evaluation.csv", "contact_sheet.png")
-                 if (options.out / name).exists()]
-        if there and not options.overwrite:
-            raise UserError(f"{options.out} holds {', '.join(there)} already: give --overwrite or another --out")
+        existing = [name for name in ("evaluation.json", "evaluation.csv", "contact_sheet.png")
+                    if (options.out / name).exists()]
+        if existing and not options.overwrite:
+            raise UserError(f"{options.out} holds {', '.join(existing)} already: give --overwrite or another --out")
     lpips = load_lpips(device) if options.lpips else None
     model = load_model(options.checkpoint, device=device)
     protocol = _protocol(options, model)
@@ -304,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print(evaluation: Evaluation, protocol: Mapping[str, Any]) -> None:
-    """Print the table: one row a pair, under it the means; the protocol after it."""
+    """Print a row for every pair, the means, and the protocol."""
     names = ["psnr", "ssim"] + (["lpips"] if evaluation.output.lpips is not None else [])
     rows = [(pair.name, pair.input, pair.output) for pair in evaluation.pairs]
     rows.append((f"mean of {len(rows)}", evaluation.input, evaluation.output))

@@ -1,7 +1,7 @@
-"""Images between files, numpy and torch.
+"""Read, write and convert images.
 
-On disk and in numpy 8-bit RGB (H, W, 3), in torch float RGB in [0, 1], (3, H, W). Files are read with Pillow, of which
-only the formats of photographs are let in: PNG, JPEG, WebP, BMP.
+On disk and in numpy they are 8-bit RGB (H, W, 3), in torch float RGB in [0, 1], (3, H, W). Pillow reads the files, but
+only the usual formats of photographs are accepted: PNG, JPEG, WebP, BMP.
 """
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Open and decode an image file, turned upright as its EXIF orientation says; any Pillow mode.
 
     Raises:
-        UserError: the file is missing, no image, truncated, or too large to be a photograph.
+        UserError: the file is missing, not an image, truncated, or too large to be a photograph.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and of odd metadata; what matters is raised
+            warnings.simplefilter("ignore")  # about large pictures and odd metadata; real faults are exceptions
             with Image.open(path, formats=FORMATS) as image:
                 image.load()
                 return _upright(image)
@@ -41,7 +41,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"cannot read {path} as an image: {error.strerror}") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path} is no image that can be read (readable: {', '.join(SUFFIXES)})") from None
+        raise UserError(f"{path} is not a readable image (readable: {', '.join(SUFFIXES)})") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path} has more pixels than a photograph: refused") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # of Pillow's decoders
@@ -51,12 +51,12 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF fails in many ways and is no reason to refuse a whole picture
+    except Exception:  # damaged EXIF fails in many ways; the picture itself is fine
         return image.copy()
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Tell whether an image has no colour channels (1, 8 or 16 bits, with or without alpha)."""
+    """Return whether an image has no colour channels (1, 8 or 16 bits, with or without alpha)."""
     return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
@@ -73,7 +73,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if is_grey(image):
         return np.repeat(to_grey(image)[..., None], 3, axis=2)
     if image.mode == "P":
-        image = image.convert("RGBA")  # Pillow wants this detour for palettes with transparency
+        image = image.convert("RGBA")  # Pillow needs this step for palettes with transparency
     return np.array(image.convert("RGB"))
 
 
@@ -85,7 +85,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 def write_image(image: np.ndarray | Image.Image, path: str | os.PathLike[str], **options: Any) -> None:
     """Write uint8 (H, W, 3) or a Pillow image to a file, whole or not at all.
 
-    `options` go to Pillow's `save`; without any word on it JPEG and WebP have quality 95.
+    `options` go to Pillow's `save`. The default quality of JPEG and WebP is 95.
 
     Raises:
         UserError: the folder cannot be written, or the format (by the suffix) is unknown or cannot hold the image.
@@ -99,7 +99,7 @@ def write_image(image: np.ndarray | Image.Image, path: str | os.PathLike[str], *
         except (ValueError, KeyError) as error:
             raise UserError(f"cannot write {path} as {suffix or 'an image'}: {error}") from None
         except OSError as error:
-            if error.errno is not None:  # the disk's fault, not the format's
+            if error.errno is not None:  # the disk failed, not the format
                 raise
             raise UserError(f"cannot write {path}: {error}") from None
 
@@ -107,12 +107,6 @@ def write_image(image: np.ndarray | Image.Image, path: str | os.PathLike[str], *
 def to_tensor(image: np.ndarray) -> Tensor:
     """Turn uint8 (H, W, 3) into float32 (3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
-
-
-def to_uint8(image: Tensor) -> np.ndarray:
-    """Turn (3, H, W) in [0, 1] into uint8 (H, W, 3), clipped and rounded to the nearest; 1 channel becomes grey RGB."""
-    levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    return levels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 
 def camera_size(image: np.ndarray, size: tuple[int, int] = (160, 120)) -> np.ndarray:

@@ -1,6 +1,6 @@
 """PSNR and SSIM in one protocol: on 8-bit RGB, per image, no ground-truth-mean correction.
 
-PSNR is the mean over the images of the per-image value (not of a pooled error); SSIM is that of Wang et al., "Image
+PSNR is computed per image and then averaged, not computed from a pooled error; SSIM is that of Wang et al., "Image
 Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004: Gaussian window of 11 pixels,
 sigma 1.5. Both are scikit-image's, which comes with the extra `[train]`.
 """
@@ -23,7 +23,7 @@ PROTOCOL = (
 
 
 def psnr(output: np.ndarray, truth: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two uint8 (H, W, 3) images in dB; infinity for equal ones.
+    """Return the peak signal-to-noise ratio of two uint8 (H, W, 3) images in dB; infinity if they are equal.
 
     Raises:
         ValueError: they are not two uint8 images of one shape.
@@ -35,9 +35,9 @@ def psnr(output: np.ndarray, truth: np.ndarray) -> float:
 
 
 def psnr_at_best_gain(output: np.ndarray, truth: np.ndarray) -> float:
-    """Return the PSNR of an output made as bright as suits its truth best: times the factor that minimises the error.
+    """Return the PSNR of an output after it is multiplied by the factor that minimises the error.
 
-    No score of a method, since it takes the answer from the truth: it tells how much of an error is brightness alone.
+    The factor comes from the truth, so this does not rank methods: it shows how much of the error is brightness alone.
     Arguments and errors are those of `psnr`.
     """
     _check(output, truth)
@@ -61,7 +61,7 @@ def ssim(output: np.ndarray, truth: np.ndarray) -> float:
 
 
 def mean_score(scores: Iterable[float]) -> float:
-    """Return the mean over the finite scores; without any, infinity if an image pair was identical, else NaN."""
+    """Return the mean of the finite scores; if there are none, infinity if one is infinite, else NaN."""
     values = list(scores)
     finite = [value for value in values if math.isfinite(value)]
     if finite:

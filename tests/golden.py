@@ -14,6 +14,7 @@ import torch
 
 from mirnet_torch.checkpoint import alias_rows
 from mirnet_torch.model import MIRNet, MIRNetConfig
+from mirnet_torch.presets import Network
 
 DATA = Path(__file__).parent / "data"
 
@@ -30,7 +31,7 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return v.astype(np.float32)
 
 
-def filled(model: MIRNet) -> MIRNet:
+def filled(model: Network) -> Network:
     """Give a network the deterministic weights, in place (rows that share storage those of the first row's name)."""
     rows = model.state_dict()
     for name, first in alias_rows(model).items():

@@ -1,6 +1,6 @@
 """Bad input to load_model, enhance and evaluate: one clear line that names the thing, no traceback, nothing lost.
 
-What `train` is given wrong is tested with it.
+Bad input to `train` is tested in test_train.py.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from golden import filled
 from PIL import Image
 from skimage import data
 
-from mirnet_torch import CheckpointError, MIRNet, MIRNetConfig, load_model, save_model
+from mirnet_torch import PRESETS, CheckpointError, MIRNet, MIRNetConfig, create_model, load_model, save_model
 from mirnet_torch.checkpoint import FORMAT
 from mirnet_torch.enhance import main as enhance_main
 from mirnet_torch.evaluate import main as evaluate_main
@@ -76,11 +76,11 @@ def without(*names) -> dict:
 
 # name: (content, words of the error)
 CHECKPOINTS = {
-    "empty.pth": (lambda: b"", ["no checkpoint, or damaged"]),
-    "text.pth": (lambda: b"these are no weights\n" * 50, ["no checkpoint, or damaged"]),
-    "json.safetensors": (lambda: b'{"conv_in.weight": [1, 2, 3]}', ["no checkpoint, or damaged"]),
-    "html.pth": (lambda: b"<!DOCTYPE html><html>404</html>", ["no checkpoint, or damaged"]),
-    "image.pth": (lambda: png(), ["no checkpoint, or damaged"]),
+    "empty.pth": (lambda: b"", ["not a checkpoint, or damaged"]),
+    "text.pth": (lambda: b"these are no weights\n" * 50, ["not a checkpoint, or damaged"]),
+    "json.safetensors": (lambda: b'{"conv_in.weight": [1, 2, 3]}', ["not a checkpoint, or damaged"]),
+    "html.pth": (lambda: b"<!DOCTYPE html><html>404</html>", ["not a checkpoint, or damaged"]),
+    "image.pth": (lambda: png(), ["not a checkpoint, or damaged"]),
     "truncated.pth": (lambda: saved(rows_of())[:-3000], ["damaged"]),
     "start of a zip.pth": (lambda: saved(rows_of())[:100], ["damaged"]),
     "truncated old.pth": (lambda: saved(rows_of(), zipped=False)[:-3000], ["damaged"]),
@@ -90,7 +90,7 @@ CHECKPOINTS = {
     "long header.safetensors": (lambda: struct.pack("<Q", 2 ** 60) + own_file()[8:], ["damaged"]),
     "header of noise.safetensors": (lambda: struct.pack("<Q", 64) + b"{" + b"\xff" * 63, ["damaged"]),
     "truncated plain.safetensors": (lambda: safetensors.torch.save(rows_of())[:-3000], ["damaged"]),
-    "other zip.pth": (lambda: zip_of(readme="a zip of something else"), ["no checkpoint, or damaged"]),
+    "other zip.pth": (lambda: zip_of(readme="a zip of something else"), ["not a checkpoint, or damaged"]),
     "list.pth": (lambda: saved([1, 2, 3]), ["no state dict"]),
     "number.pth": (lambda: saved({"epoch": 3}), ["no state dict"]),
     "empty state.pth": (lambda: saved({"state_dict": {}}), ["no state dict"]),
@@ -128,7 +128,7 @@ CHECKPOINTS = {
     "words for numbers.safetensors": (lambda: own_file(CONFIG.to_dict() | {"n_feat": "many"}), ["n_feat"]),
     "unknown field.safetensors": (lambda: own_file(CONFIG.to_dict() | {"depth": 3}), ["depth"]),
     "config of a list.safetensors": (lambda: own_file([1, 2]), ["no readable configuration"]),
-    "config of another network.safetensors": (lambda: own_file(MIRNetConfig.preset("mcu").to_dict()), ["missing"]),
+    "config of another network.safetensors": (lambda: own_file(PRESETS["mcu"].to_dict()), ["missing"]),
     "config of text.pth": (lambda: saved({"config": "paper", "state_dict": rows_of()}), ["configuration"]),
     "no config.safetensors": (lambda: safetensors.torch.save(rows_of(), {FORMAT: "{}"}),
                               ["no readable configuration"]),
@@ -208,7 +208,7 @@ def test_commands_name_the_bad_checkpoint(capsys, files, main, options, checkpoi
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "mcu.safetensors"
-    save_model(filled(MIRNet(MIRNetConfig.preset("mcu"))), path)
+    save_model(filled(create_model("mcu")), path)
     return path
 
 
@@ -238,8 +238,8 @@ def jpeg() -> bytes:
 
 
 IMAGES = {
-    "text.png": (lambda: b"no picture", ["no image"]),
-    "empty.png": (lambda: b"", ["no image"]),
+    "text.png": (lambda: b"no picture", ["is not a readable image"]),
+    "empty.png": (lambda: b"", ["is not a readable image"]),
     "truncated.png": (lambda: png(data.astronaut())[:2000], ["damaged"]),
     "truncated.jpg": (lambda: jpeg()[:2000], ["damaged"]),
     "head only.png": (lambda: png()[:20], []),
@@ -321,7 +321,7 @@ def test_bad_arguments_of_evaluate(capsys, files, network, arguments, words):
 
 
 @pytest.mark.parametrize("name, content, words", [
-    ("low/1.png", b"no picture", ["low/1.png", "no image"]),
+    ("low/1.png", b"no picture", ["low/1.png", "is not a readable image"]),
     ("high/1.png", png(data.astronaut())[:2000], ["high/1.png", "damaged"]),
     ("high/1.png", png(PHOTO[1:]), ["high/1.png", "64x47"]),
     ("high/1.png", None, ["low/1.png", "no partner"]),
@@ -354,7 +354,7 @@ def test_a_network_of_other_channels_names_the_image(capsys, files):
 
 
 def test_output_that_is_not_finite_is_named(capsys, files):
-    model = MIRNet(MIRNetConfig.preset("mcu"))
+    model = create_model("mcu")
     torch.nn.init.constant_(model.conv_out.bias, 1e30)  # exp overflows
     save_model(model, files / "wild.safetensors")
     result = run(capsys, enhance_main, files / "photo.png", "--checkpoint", files / "wild.safetensors",

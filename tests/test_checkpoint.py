@@ -1,4 +1,4 @@
-"""Weights in and out: what loads, what stays equal. What must be refused is in test_bad_input.py."""
+"""Load and save weights: which files load, and that weights stay equal. Refused files are in test_bad_input.py."""
 from __future__ import annotations
 
 import numpy as np
@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from golden import DATA, filled, golden
 
-from mirnet_torch import MIRNet, MIRNetConfig, load_model, save_model
+from mirnet_torch import PRESETS, MIRNet, MIRNetConfig, create_model, load_model, save_model
 from mirnet_torch.checkpoint import alias_rows, load_notes
 
 WILD = DATA / "small_dataparallel.pth"
@@ -56,10 +56,10 @@ def test_old_pickle_format_loads(tmp_path):
     assert same_weights(load_model(tmp_path / "old.pth"), model)
 
 
-@pytest.mark.parametrize("config", [MIRNetConfig.preset("mcu"), MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=2, height=4)],
+@pytest.mark.parametrize("config", [PRESETS["mcu"], MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=2, height=4)],
                          ids=["mcu", "published"])
 def test_own_file_keeps_everything_and_stores_shared_rows_once(tmp_path, config):
-    model = filled(MIRNet(config))
+    model = filled(create_model(config))
     save_model(model, tmp_path / "a.safetensors", notes={"psnr": 20.5, "command": "train"})
     loaded = load_model(str(tmp_path / "a.safetensors"))
     assert same_weights(loaded, model)
@@ -77,7 +77,7 @@ def test_plain_safetensors_of_others_load(tmp_path):
 
 
 def test_training_checkpoint_gives_the_averaged_weights(tmp_path):
-    model, averaged = filled(MIRNet(MIRNetConfig.preset("mcu"))), MIRNet(MIRNetConfig.preset("mcu"))
+    model, averaged = filled(create_model("mcu")), create_model("mcu")
     torch.save({"config": model.config.to_dict(), "model": model.state_dict(), "ema": averaged.state_dict()},
                tmp_path / "last.pt")
     assert same_weights(load_model(tmp_path / "last.pt"), averaged)

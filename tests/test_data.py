@@ -76,7 +76,7 @@ def test_all_bad_pairs_are_listed_in_one_error(tmp_path):
         find_split(tmp_path)
     message = str(caught.value)
     assert "\n" not in message and "7 bad images" in message
-    for part in (f"{low / '0.png'} is a damaged image", f"{high / '1.png'} is no image",
+    for part in (f"{low / '0.png'} is a damaged image", f"{high / '1.png'} is not a readable image",
                  f"{low / '2.png'} is 40x32, but {high / '2.png'} is 9x7", f"{high / '3.png'} has no partner in low/",
                  f"{low / '4.png'} has no partner in high/", f"{low / '5.png'} has the name of 5.bmp",
                  f"{tmp_path / 'val' / 'low' / '1.png'} has no partner in high/"):
@@ -84,7 +84,7 @@ def test_all_bad_pairs_are_listed_in_one_error(tmp_path):
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda root: root / "missing", "missing is no folder"),
+    (lambda root: root / "missing", "missing is not a folder"),
     (lambda root: root, "has no low/ and high/"),
     (lambda root: (root / "low").mkdir() or (root / "high").mkdir() or root, "has no images in low/ and high/"),
     (lambda root: write_pairs(root, "a"), "has one pair only"),
@@ -95,7 +95,7 @@ def test_folders_without_training_pairs(tmp_path, make, words):
 
 
 def test_augmentation_keeps_pairs_aligned():
-    """A pair of an image and its negative stays one whatever the crop, scale, flip and turn."""
+    """An image and its negative are still negatives of each other after any crop, scale, flip and turn."""
     image = torch.from_numpy(skimage.data.coffee()).permute(2, 0, 1)
     scene = torch.stack([image, 255 - image])
     patches = [cut_patch(scene, Augmentation((48, 36), scales=True), np.random.default_rng(seed)) for seed in range(40)]
@@ -172,7 +172,7 @@ def test_jitter_takes_half_of_the_dark_patches_again(pairs):
 
 
 def test_relight_makes_a_tenth_of_the_dark_patches_from_bright_ones(pairs):
-    """Half of them with all the light. Photographs have bright images only and are relit alike."""
+    """Half of them are normally lit. The same holds for photographs, which have bright images only."""
     plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
     relit = Samples(plain.scenes, Augmentation((16, 12), relight=0.3), seed=0)
     light = []

@@ -1,6 +1,7 @@
 """Training by two processes (gloo) against one process with twice the batch."""
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ import time
 
 import pytest
 import torch
-from training import as_arguments, load_state, small_options, write_data
+from training import NETWORK, as_arguments, load_state, small_options, write_data
 
-from mirnet_torch.train import TrainOptions, train
+from mirnet_torch.options import TrainOptions
+from mirnet_torch.train import train
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +56,15 @@ def test_two_processes_follow_one_with_twice_the_batch(root):
     ours, theirs = load_state(root / "two"), load_state(root / "one")
     assert (ours["world"], theirs["world"]) == (2, 1)
     assert_states_close(ours, theirs)
+
+
+@pytest.mark.parametrize("network", [{**NETWORK, "width": 1}, {"network": "compact", "cell": 4, "widths": [8, 12]}],
+                         ids=["published with unused resamplers", "compact"])
+def test_two_processes_train_networks_of_both_kinds(tmp_path, root, network):
+    (tmp_path / "network.json").write_text(json.dumps(network))
+    options = {**small_options(root), "config": tmp_path / "network.json", "epochs": 2}
+    train(TrainOptions(**options, out=tmp_path / "one"))
+    process = start_two(as_arguments({**options, "batch": 2, "out": tmp_path / "two"}))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert_states_close(load_state(tmp_path / "two"), load_state(tmp_path / "one"))

@@ -16,7 +16,7 @@ from golden import filled
 from PIL import Image, ImageCms
 from skimage import data
 
-from mirnet_torch import MIRNet, MIRNetConfig, enhance, load_model, save_model
+from mirnet_torch import PRESETS, CompactMIRNet, MIRNet, MIRNetConfig, create_model, enhance, load_model, save_model
 from mirnet_torch.cli import run_command
 from mirnet_torch.enhance import MEMORY, default_tile, main
 from mirnet_torch.images import read_image
@@ -28,8 +28,12 @@ DARK = torch.rand(3, 3, 63, 65, generator=torch.Generator().manual_seed(0)) / 4
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-class Pointwise(MIRNet):
-    """A network without context: whatever the tiles, the result must be the same."""
+class Pointwise(torch.nn.Linear):
+    """A network without context: the result must not depend on the tiles."""
+
+    def __init__(self, config):
+        super().__init__(1, 1)
+        self.config = config
 
     def forward(self, image):
         return image.sqrt()
@@ -45,8 +49,8 @@ class Average(MIRNet):
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    for name, config in (("mcu", MIRNetConfig.preset("mcu")), ("published", PUBLISHED), ("grey", GREY)):
-        save_model(filled(MIRNet(config)), folder / f"{name}.safetensors")
+    for name, config in (("mcu", PRESETS["mcu"]), ("published", PUBLISHED), ("grey", GREY)):
+        save_model(filled(create_model(config)), folder / f"{name}.safetensors")
     return folder
 
 
@@ -130,7 +134,7 @@ def test_an_output_that_is_not_finite_is_an_error(model):
 
 
 @pytest.mark.parametrize("tile, overlap", [(32, 0), (32, 8), (32, 16), (33, 13), (40, 3), (64, 32), (100, 50)])
-@pytest.mark.parametrize("config", [PUBLISHED, MIRNetConfig.preset("mcu")], ids=["published", "mcu"])
+@pytest.mark.parametrize("config", [PUBLISHED, PRESETS["mcu"]], ids=["published", "mcu"])
 def test_blending_is_exact_for_a_network_without_context(config, tile, overlap):
     network = Pointwise(config)
     image = torch.rand(2, 3, 63, 117, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -142,7 +146,7 @@ def test_blending_is_exact_for_a_network_without_context(config, tile, overlap):
 
 
 def test_tiles_fade_into_each_other():
-    """Two tiles of a black and a white half: between them one even slope over the overlap instead of a step."""
+    """Two tiles of a black and a white half: over the overlap the result is one linear slope, not a step."""
     image = torch.zeros(3, 64, 96)
     image[..., 48:] = 1
     row = enhance(Average(PUBLISHED), image, tile=64, overlap=32)[0, 0]
@@ -175,8 +179,8 @@ def test_no_tile_is_larger_than_asked():
     assert len(seen) == 3 * 8 and max(max(shape) for shape in seen) == 50
 
 
-def test_large_images_are_tiled_without_being_told():
-    paper, mcu = MIRNetConfig.preset("paper"), MIRNetConfig.preset("mcu")
+def test_large_images_are_tiled_by_default():
+    paper, mcu = PRESETS["paper"], PRESETS["mcu"]
     assert default_tile(paper, (1, 3, 600, 600)) == 0
     assert default_tile(paper, (1, 3, 3000, 4000)) == 640
     assert default_tile(paper, (8, 3, 600, 600)) == 192
@@ -220,7 +224,7 @@ def test_command_writes_what_the_function_returns(capsys, checkpoints, model, ph
 
 
 def test_a_plain_install_is_enough(checkpoints, photo, tmp_path):
-    """What the extras bring cannot be imported here."""
+    """The packages of the extras cannot be imported here."""
     code = """if True:
         import runpy, sys
         sys.modules.update(dict.fromkeys(["skimage", "scipy", "torchvision", "tensorboard", "lpips", "tensorflow"]))
@@ -317,7 +321,7 @@ def test_grey_network_takes_grey_files_and_names_colour_ones(capsys, checkpoints
     assert_one_error(result.status, result.err, str(photo), "colour image")
 
 
-def test_results_are_not_overwritten_unless_told(capsys, checkpoints, photo, tmp_path):
+def test_results_are_overwritten_on_request_only(capsys, checkpoints, photo, tmp_path):
     options = (photo, "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path / "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "photo.png").write_text("precious")
@@ -398,7 +402,7 @@ def test_out_of_memory_is_one_error(capsys, monkeypatch, checkpoints, photo, tmp
     def too_much(self, image):
         return torch.empty(2 ** 55, dtype=torch.uint8)
 
-    monkeypatch.setattr(MIRNet, "forward", too_much)
+    monkeypatch.setattr(CompactMIRNet, "forward", too_much)
     result = run(capsys, main, photo, "--checkpoint", checkpoints / "mcu.safetensors", "--out", tmp_path / "out")
     assert_one_error(result.status, result.err, "out of memory", "--tile")
 

@@ -17,7 +17,7 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mirnet_torch import MIRNet, MIRNetConfig, enhance, load_model, save_model
+from mirnet_torch import MIRNet, MIRNetConfig, create_model, enhance, load_model, save_model
 from mirnet_torch.data import find_pairs
 from mirnet_torch.evaluate import Scores, evaluate, load_lpips, main, score
 from mirnet_torch.images import camera_size, read_image
@@ -29,7 +29,7 @@ SSIM = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_
 def folder(tmp_path_factory):
     """Three pairs in the layout of LOL, one of them identical and smaller than SSIM's window, and a checkpoint."""
     root = tmp_path_factory.mktemp("evaluate")
-    save_model(filled(MIRNet(MIRNetConfig.preset("mcu"))), root / "mcu.safetensors")
+    save_model(filled(create_model("mcu")), root / "mcu.safetensors")
     truths = {"2": data.astronaut()[:90, :135], "10": data.coffee()[100:190, 200:320],
               "11": data.chelsea()[100:108, :30]}
     for name, truth in truths.items():
@@ -140,7 +140,7 @@ def test_lpips_is_measured_where_its_weights_are(folder, model, monkeypatch):
 def test_lpips_without_its_weights_is_one_error(capsys, folder, monkeypatch, tmp_path):
     pytest.importorskip("lpips")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no server listens there
     result = run(capsys, main, "--data", folder / "data", "--checkpoint", folder / "mcu.safetensors", "--lpips")
     assert_one_error(result.status, result.err, "AlexNet's weights", str(tmp_path))
 

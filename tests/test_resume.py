@@ -1,6 +1,7 @@
-"""Resuming: an interrupted training ends as an uninterrupted one, bit for bit, wherever it was interrupted."""
+"""Resuming: a training interrupted at any step gives the same result as an uninterrupted one, bit for bit."""
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,11 +11,13 @@ import time
 import pytest
 import torch
 from commands import assert_one_error, run
-from training import as_arguments, differences, load_state, small_options, start, write_data
+from test_presets import MCU_0_1, PUBLISHED_0_1
+from training import NETWORK, as_arguments, differences, load_state, small_options, start, write_data
 
 import mirnet_torch.train as training
 from mirnet_torch import load_model
-from mirnet_torch.train import TrainOptions, main, resume, train
+from mirnet_torch.options import TrainOptions
+from mirnet_torch.train import TrainingInterrupted, main, resume, train
 
 EPOCHS, STEPS_PER_EPOCH = 8, 5
 
@@ -86,14 +89,14 @@ def test_stopped_by_ctrl_c_and_resumed_by_the_command_it_prints(root, options, u
 def test_stopped_by_sigterm_at_the_edges_of_an_epoch(capsys, root, options, uninterrupted, monkeypatch, point):
     """The signal comes at the last step of an epoch without validation, of one with, and in its validation."""
     folder = root / point.replace(" ", "-")
-    steps, frames = training._Training._train_step, training.enhance
+    step, frames = training.train_step, training.enhance
     last = 3 * STEPS_PER_EPOCH if point == "between epochs" else 2 * STEPS_PER_EPOCH
     taken = []
 
-    def train_step(self, batch, received, writer):
-        stopping = steps(self, batch, received, writer)
-        taken.append(self.step)
-        if self.step == last - 1 and point != "in a validation":  # heard of at the next step
+    def train_step(setup, state, *arguments):
+        stopping = step(setup, state, *arguments)
+        taken.append(state.step)
+        if state.step == last - 1 and point != "in a validation":  # noticed at the next step
             os.kill(os.getpid(), signal.SIGTERM)
         return stopping
 
@@ -102,7 +105,7 @@ def test_stopped_by_sigterm_at_the_edges_of_an_epoch(capsys, root, options, unin
             os.kill(os.getpid(), signal.SIGTERM)
         return frames(*arguments)
 
-    monkeypatch.setattr(training._Training, "_train_step", train_step)
+    monkeypatch.setattr(training, "train_step", train_step)
     monkeypatch.setattr(training, "enhance", enhance)
     result = run(capsys, main, *as_arguments(options), "--out", folder)
     assert result.status == 143
@@ -113,6 +116,28 @@ def test_stopped_by_sigterm_at_the_edges_of_an_epoch(capsys, root, options, unin
     assert (state["step"], state["validated"]) == (last, 2 * STEPS_PER_EPOCH if last > 2 * STEPS_PER_EPOCH else 0)
     resume(folder)
     assert differences(load_state(folder), uninterrupted) == []
+
+
+@pytest.mark.parametrize("network, config", [
+    (NETWORK, PUBLISHED_0_1 | NETWORK),
+    ({"network": "compact", "cell": 4, "widths": [8, 12]}, MCU_0_1 | {"n_feat": 8, "shuffle": 4, "widths": (8, 12)}),
+], ids=["published", "compact"])
+def test_a_checkpoint_of_version_0_1_is_resumed(options, tmp_path, monkeypatch, network, config):
+    """That version wrote 21 fields for a network of either kind."""
+    (tmp_path / "network.json").write_text(json.dumps(network))
+    options = {**options, "config": tmp_path / "network.json", "epochs": 2}
+    train(TrainOptions(**options, out=tmp_path / "whole"))
+    step = training.train_step
+    monkeypatch.setattr(training, "train_step", lambda setup, state, *arguments: (
+        step(setup, state, *arguments) or (signal.SIGTERM if state.step == 7 else 0)))
+    with pytest.raises(TrainingInterrupted, match="interrupted at step 7 of 10"):
+        train(TrainOptions(**options, out=tmp_path / "halves"))
+    monkeypatch.undo()
+    state = torch.load(tmp_path / "halves" / "last.pt", weights_only=True)
+    assert len(config) == 21 and state["config"] != config
+    torch.save({**state, "config": config}, tmp_path / "halves" / "last.pt")
+    resume(tmp_path / "halves")
+    assert differences(load_state(tmp_path / "halves"), load_state(tmp_path / "whole")) == []
 
 
 def test_a_finished_training_stays_as_it_is(root, uninterrupted):

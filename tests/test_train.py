@@ -1,11 +1,13 @@
 """The training command: what it learns, keeps and says, and how it fails."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import pickle
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,12 +20,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training import NETWORK, as_arguments, load_state, small_options, write_data, write_pairs
 
 import mirnet_torch.train as training
-from mirnet_torch import MIRNet, MIRNetConfig, load_model, save_model
+import mirnet_torch.training_data as training_data
+from mirnet_torch import CompactConfig, MIRNet, MIRNetConfig, create_model, load_model, save_model
 from mirnet_torch.checkpoint import load_notes
 from mirnet_torch.cli import UserError
-from mirnet_torch.data import find_pairs
+from mirnet_torch.data import find_pairs, mixup_draw
 from mirnet_torch.evaluate import evaluate
-from mirnet_torch.train import TrainOptions, charbonnier, main, resume, train
+from mirnet_torch.options import TrainOptions, command_line, field_texts, parse_arguments
+from mirnet_torch.train import charbonnier, learning_rate, main, mix_up, resume, train
+from mirnet_torch.training_data import make_loader
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +50,8 @@ class Hostile:
 
 
 def build(root, **changes):
-    """Build a training without running it."""
-    return training._Training(TrainOptions(**{**small_options(root), "out": root / "unused", **changes}), None)
+    """Set a training up without running it."""
+    return training.set_up(TrainOptions(**{**small_options(root), "out": root / "unused", **changes}))
 
 
 def test_a_training_learns(root, tmp_path):
@@ -83,8 +88,8 @@ def test_files_of_a_run(root, finished):
 def test_the_command_of_the_notes_repeats_the_training(root, finished):
     words = load_notes(finished.best)["command"].split()
     assert words[:3] == ["python", "-m", "mirnet_torch.train"]
-    given = vars(training._arguments(words[3:]))
-    again = TrainOptions.for_preset(given.pop("preset"), **{**given, "betas": tuple(given.get("betas", (0.9, 0.999)))})
+    given = parse_arguments(words[3:], "")
+    again = TrainOptions.for_preset(given.pop("preset"), **given)
     assert again == TrainOptions(**small_options(root), out=root / "finished")
 
 
@@ -113,10 +118,26 @@ def test_workers_do_not_change_the_result(root, finished, tmp_path):
 
 def test_init_starts_from_a_checkpoint(root, finished, tmp_path):
     options = {**small_options(root), "config": None, "init": finished.best, "epochs": 1}
-    trained = training._Training(TrainOptions(**options, out=tmp_path), None)
+    _, trained = training.set_up(TrainOptions(**options, out=tmp_path))
     best = load_model(finished.best)
     assert trained.model.config == best.config and trained.model.training
     assert all(torch.equal(row, best.state_dict()[name]) for name, row in trained.model.state_dict().items())
+
+
+def test_init_starts_from_the_weights_that_ship(root, tmp_path):
+    options = TrainOptions.for_preset("mcu", data=root / "data", init="mcu", patch=(16, 12), out=tmp_path)
+    _, trained = training.set_up(options)
+    shipped = load_model("mcu").state_dict()
+    assert all(torch.equal(row, shipped[name]) for name, row in trained.model.state_dict().items())
+    assert options.to_dict()["init"] == "mcu"  # no path of this machine
+    words = command_line(options).split()
+    assert words[words.index("--init") + 1] == "mcu"
+
+
+def test_a_compact_network_by_its_configuration(root, tmp_path):
+    (tmp_path / "compact.json").write_text('{"network": "compact", "cell": 4, "widths": [8, 12]}')
+    _, state = build(root, config=tmp_path / "compact.json")
+    assert state.model.config == CompactConfig(cell=4, widths=(8, 12))
 
 
 def test_charbonnier_has_a_gradient_outside_the_range_of_images():
@@ -142,42 +163,43 @@ def test_brightness_counts_less_in_the_loss():
 
 
 def test_learning_rate_is_that_of_torch_s_schedulers(root):
-    run = build(root, epochs=20, warmup_epochs=3, lr=2e-4, lr_min=1e-6)
+    setup, _ = build(root, epochs=20, warmup_epochs=3, lr=2e-4, lr_min=1e-6)
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], 2e-4)
     schedulers = torch.optim.lr_scheduler
     theirs = schedulers.SequentialLR(optimizer, [
         schedulers.LinearLR(optimizer, 1 / 6, 1, total_iters=5),
         schedulers.CosineAnnealingLR(optimizer, T_max=33, eta_min=1e-6)], milestones=[6])
-    assert run.steps == 40
-    for run.step in range(40):
-        assert run._learning_rate() == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), run.step
+    assert setup.steps == 40
+    for step in range(40):
+        ours = learning_rate(setup.options, step, setup.steps_per_epoch)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
         optimizer.step()
         theirs.step()
-    assert run._learning_rate() == pytest.approx(1e-6, rel=1e-2)
+    assert learning_rate(setup.options, step, setup.steps_per_epoch) == pytest.approx(1e-6, rel=1e-2)
 
 
 def test_mixup_blends_pairs_and_only_from_its_epoch_on(root):
-    run = build(root, mixup_from=2)
+    options = TrainOptions(**{**small_options(root), "mixup_from": 2})
     batch = torch.randint(0, 256, (4, 2, 3, 12, 16), dtype=torch.uint8)
-    assert torch.equal(run._mix(batch, 1), batch.float() / 255)
-    partners, shares = training.mixup_draw(1.2, 4, seed=3, step=0)
+    assert torch.equal(mix_up(batch, options, epoch=1, step=0), batch.float() / 255)
+    partners, shares = mixup_draw(1.2, 4, seed=3, step=0)
     for position, (pair, partner, share) in enumerate(zip(batch / 255, partners, shares.flatten())):
         expected = share * pair + (1 - share) * batch[partner] / 255  # the same share for the dark and the bright image
-        torch.testing.assert_close(run._mix(batch, 2)[position], expected)
+        torch.testing.assert_close(mix_up(batch, options, epoch=2, step=0)[position], expected)
 
 
 def test_gradients_are_clipped_and_averages_follow(root, monkeypatch):
-    run = build(root, clip=1e-3, ema=0.5, lr=1e-2, warmup_epochs=0)
-    average = [parameter.detach().clone() for parameter in run.model.parameters()]
-    batches = iter(run._loader())
+    setup, state = build(root, clip=1e-3, ema=0.5, lr=1e-2, warmup_epochs=0)
+    average = [parameter.detach().clone() for parameter in state.model.parameters()]
+    batches = iter(make_loader(setup.data.samples, setup.options, range(4), setup.device))
     for step in range(4):
-        run._train_step(next(batches), 0, None)
-        norm = torch.stack([parameter.grad.norm() for parameter in run.model.parameters()]).norm()
+        training.train_step(setup, state, state.model, next(batches), 0, None)
+        norm = torch.stack([parameter.grad.norm() for parameter in state.model.parameters()]).norm()
         assert norm.item() <= 1e-3 * 1.001
         decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
-        for mean, parameter in zip(average, run.model.parameters()):
+        for mean, parameter in zip(average, state.model.parameters()):
             mean.lerp_(parameter.detach(), 1 - decay)
-    for mean, parameter in zip(average, run.averaged.parameters()):
+    for mean, parameter in zip(average, state.averaged.parameters()):
         torch.testing.assert_close(parameter, mean)
 
 
@@ -187,11 +209,27 @@ def test_presets_differ_from_the_paper_in_what_help_says(capsys):
     assert (small.patch, small.val_size, small.scales, small.jitter) == ((160, 120), (160, 120), True, True)
     shown = " ".join(run(capsys, main, "--help").out.split())
     assert "WIDTHxHEIGHT or one number (default: 128x128; mcu: 160x120)" in shown
-    assert "(default: no; mcu: yes)" in shown and "of all randomness (default: 0)" in shown
+    assert "(default: no; mcu: yes)" in shown and "seed of all random numbers (default: 0)" in shown
+
+
+def test_every_option_has_a_help_text_and_values_of_its_type(capsys):
+    texts = field_texts(TrainOptions)
+    assert texts.keys() == {field.name for field in dataclasses.fields(TrainOptions)}
+    shown = " ".join(run(capsys, main, "--help").out.split())
+    for text in texts.values():
+        assert text in shown
+    given = parse_arguments(["--betas", "0.8", "0.9", "--patch", "20X16", "--val-size", "full", "--workers", "2",
+                             "--clip", "3", "--no-flips", "--init", "a b.pt"], "")
+    assert given == {"betas": [0.8, 0.9], "patch": (20, 16), "val_size": None, "workers": 2, "clip": 3.0,
+                     "flips": False, "init": "a b.pt"}
+    options = TrainOptions.for_preset("mcu", **given)
+    words = shlex.split(command_line(options))
+    again = parse_arguments(words[3:], "")
+    assert TrainOptions.for_preset(again.pop("preset"), **again) == options
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--data", "missing"], "missing is no folder"),
+    (["--data", "missing"], "missing is not a folder"),
     (["--data", "data/train/low"], "has no low/ and high/"),
     (["--epochs", "0"], "--epochs must be from 1"),
     (["--batch", "-4"], "--batch must be from 1"),
@@ -199,7 +237,7 @@ def test_presets_differ_from_the_paper_in_what_help_says(capsys):
     (["--lr", "nan"], "--lr must be from"),
     (["--lr", "1e-8"], "--lr-min (1e-06) must not be above --lr"),
     (["--betas", "0.9", "1"], "--betas must be from 0"),
-    (["--patch", "16x16x16"], "'16x16x16' is no size like 160x120"),
+    (["--patch", "16x16x16"], "'16x16x16' is not a size like 160x120"),
     (["--patch", "full"], "--patch must be from 1"),
     (["--patch", "0"], "--patch must be from 1"),
     (["--patch", "41x8"], "10 scenes are smaller than the patch 41x8"),
@@ -210,12 +248,13 @@ def test_presets_differ_from_the_paper_in_what_help_says(capsys):
     (["--device", "abacus"], "no device 'abacus'"),
     (["--config", "missing.json"], "missing.json: No such file"),
     (["--config", "data"], "data: Is a directory"),
-    (["--config", "broken.json"], "broken.json is no configuration of a MIRNet"),
-    (["--config", "list.json"], "list.json is no configuration of a MIRNet"),
-    (["--config", "typo.json"], "typo.json is no configuration of a MIRNet"),
+    (["--config", "broken.json"], "broken.json is not a configuration of a MIRNet"),
+    (["--config", "list.json"], "list.json is not a configuration of a MIRNet"),
+    (["--config", "typo.json"], "typo.json is not a configuration of a MIRNet"),
     (["--config", "value.json"], "n_feat must be an integer from 8 to 4096, not 4"),
     (["--config", "grey.json"], "training needs a network for RGB images; this one has 1 channels"),
     (["--init", "missing.pt"], "missing.pt does not exist"),
+    (["--init", "paper"], "no trained weights ship for the preset 'paper'"),
     (["--init", "mcu.safetensors"], "mcu.safetensors holds another network than small.json describes"),
     (["--out", "small.json"], "cannot create the folder small.json"),
     (["--resume", "nowhere"], "nowhere holds no training to resume"),
@@ -228,7 +267,7 @@ def test_bad_arguments_are_one_error(capsys, root, monkeypatch, arguments, words
     (root / "typo.json").write_text('{"n_feats": 8}')
     (root / "value.json").write_text('{"n_feat": 4}')
     (root / "grey.json").write_text('{"in_channels": 1, "out_channels": 1}')
-    save_model(MIRNet(MIRNetConfig.preset("mcu")), root / "mcu.safetensors")
+    save_model(create_model("mcu"), root / "mcu.safetensors")
     defaults = [] if "--resume" in arguments else ["--data", "data", "--config", "small.json", "--out", "new"]
     result = run(capsys, main, *defaults, "--patch", "16", *arguments)
     assert_one_error(result.status, result.err, words)
@@ -284,8 +323,9 @@ def test_a_write_that_fails_keeps_the_checkpoint_before_it(root, finished, tmp_p
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_goes_while_training_keeps_the_state(capsys, root, finished, tmp_path, monkeypatch, workers):
     data = shutil.copytree(root / "data", tmp_path / "data")
-    monkeypatch.setattr(training, "CACHE_BYTES", 0)
-    monkeypatch.setattr(training._Training, "_report", lambda self, bar: shutil.rmtree(data / "train" / "low", True))
+    monkeypatch.setattr(training_data, "CACHE_BYTES", 0)
+    monkeypatch.setattr(training.Console, "report",
+                        lambda *_, **__: shutil.rmtree(data / "train" / "low", ignore_errors=True))
     options = {**small_options(root), "data": data, "workers": workers, "out": tmp_path / "run"}
     result = run(capsys, main, *as_arguments(options))
     assert_one_error(result.status, result.err, f"{data / 'train' / 'low'}", "does not exist; the state is kept")
@@ -296,8 +336,8 @@ def test_an_image_that_goes_while_training_keeps_the_state(capsys, root, finishe
 
 
 @pytest.mark.parametrize("damage, words", [
-    (lambda content: content[:len(content) // 2], "is no checkpoint, or damaged"),
-    (lambda content: b"", "is no checkpoint, or damaged"),
+    (lambda content: content[:len(content) // 2], "is not a checkpoint, or damaged"),
+    (lambda content: b"", "is not a checkpoint, or damaged"),
     (lambda content: pickle.dumps({"options": Hostile()}), "was not executed"),
 ])
 def test_a_damaged_checkpoint_is_not_resumed(finished, tmp_path, damage, words):
@@ -308,8 +348,27 @@ def test_a_damaged_checkpoint_is_not_resumed(finished, tmp_path, damage, words):
 
 def test_weights_alone_are_not_resumed(tmp_path):
     torch.save({"state_dict": MIRNet(MIRNetConfig(**NETWORK)).state_dict()}, tmp_path / "last.pt")
-    with pytest.raises(UserError, match="is no training checkpoint of this version"):
+    with pytest.raises(UserError, match="is not a training checkpoint of this version"):
         resume(tmp_path)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda state: state.pop("step"), "it has no step"),
+    (lambda state: state.update(world="two"), "its world is of type str"),
+    (lambda state: state.update(config={"network": "huge"}), "network must be one of mirnet, compact, not 'huge'"),
+    (lambda state: state.update(config={"head": "affine", "exchange": "none"}), "it was made by version 0.1 with"),
+    (lambda state: state["options"].update(colour="red"), "unexpected keyword argument 'colour'"),
+    (lambda state: state["options"].update(epochs="many"), "--epochs must be from 1 to 1000000000, not many"),
+    (lambda state: state["model"].pop("conv_in.weight"), 'Missing key(s) in state_dict: "conv_in.weight"'),
+    (lambda state: state["optimizer"].pop("state"), "it has no state"),
+], ids=["field", "type", "network", "version 0.1", "option", "value", "row", "optimizer"])
+def test_an_odd_checkpoint_is_not_resumed(capsys, finished, tmp_path, change, words):
+    state = torch.load(finished.last, weights_only=True)
+    change(state)
+    torch.save(state, tmp_path / "last.pt")
+    result = run(capsys, main, "--resume", tmp_path)
+    assert_one_error(result.status, result.err,
+                     f"{tmp_path / 'last.pt'} is not a training checkpoint of this version: ", words)
 
 
 def test_paths_may_be_text(root, tmp_path):

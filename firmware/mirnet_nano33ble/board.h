@@ -1,6 +1,6 @@
-// What the sketch needs of the machine it runs on: bytes to and from the
-// computer, a clock, three lamps. board_nano33ble.cpp is the Arduino Nano 33
-// BLE; the viewer's simulator has its own.
+// What the sketch needs from its machine: bytes to and from the computer, a
+// clock, three lamps. board_nano33ble.cpp is for the Arduino Nano 33 BLE; the
+// viewer's simulator has its own.
 #ifndef MIRNET_BOARD_H_
 #define MIRNET_BOARD_H_
 
@@ -15,7 +15,7 @@ void Begin();
 // The next byte from the computer, or -1 if there is none now.
 int Read();
 
-// Sends bytes and waits while the computer is slow; false if none listens.
+// Sends bytes and waits while the computer is slow. False if nobody reads them.
 bool Write(const std::uint8_t* data, std::size_t size);
 
 std::uint32_t Millis();

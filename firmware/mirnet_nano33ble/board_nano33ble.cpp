@@ -10,7 +10,7 @@ void Begin() {
   pinMode(LEDG, OUTPUT);
   pinMode(LEDB, OUTPUT);
   SetLamps(false, false, false);
-  Serial.begin(115200);  // USB takes no notice of the number
+  Serial.begin(115200);  // the number has no effect over USB
 }
 
 int Read() { return Serial.read(); }
@@ -26,7 +26,7 @@ std::uint32_t Micros() { return micros(); }
 void Wait(std::uint32_t milliseconds) { delay(milliseconds); }
 
 void SetLamps(bool red, bool green, bool blue) {
-  digitalWrite(LEDR, red ? LOW : HIGH);  // they shine when low
+  digitalWrite(LEDR, red ? LOW : HIGH);  // on when low
   digitalWrite(LEDG, green ? LOW : HIGH);
   digitalWrite(LEDB, blue ? LOW : HIGH);
 }

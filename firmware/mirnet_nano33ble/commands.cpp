@@ -1,15 +1,16 @@
 #include "commands.h"
 
 #include "board.h"
-#include "enhancer.h"
 #include "image_sink.h"
 #include "memory_budget.h"
+#include "model_runner.h"
 #include "self_test.h"
 
 namespace mirnet {
 namespace {
 
-constexpr std::uint32_t kSilenceMillis = 500;  // ends a half sent message
+// After a pause of this length a message counts as incomplete.
+constexpr std::uint32_t kPauseMillis = 500;
 
 Status StatusOf(Decoder::Event event) {
   switch (event) {
@@ -30,8 +31,8 @@ void SendInfo(Status camera) {
       "protocol=%u model=%s width=%d height=%d arena=%lu memory=%lu "
       "flash=%lu camera=%u",
       unsigned{kProtocolVersion}, kModelSha256, kImageWidth, kImageHeight,
-      static_cast<unsigned long>(enhancer::ArenaUsed()),
-      static_cast<unsigned long>(kArenaSize + kOtherBuffers),
+      static_cast<unsigned long>(model_runner::ArenaUsed()),
+      static_cast<unsigned long>(kMemoryInUse),
       static_cast<unsigned long>(kModelSize), static_cast<unsigned>(camera));
 }
 
@@ -59,7 +60,7 @@ Source Commands::Next(Status camera) {
   if (decoder_.idle()) {
     return stream_;
   }
-  if (board::Millis() - last_byte_at_ > kSilenceMillis) {
+  if (board::Millis() - last_byte_at_ > kPauseMillis) {
     decoder_.Reset();
     Report(Status::kDamaged);
   }
@@ -77,7 +78,10 @@ Source Commands::Obey(Status camera) {
       break;
     case Message::kSelfTest:
       if (length == 0) {
-        Report(SelfTest());
+        const Status status = SelfTest();
+        if (status != Status::kOk) {
+          Halt(status);
+        }
         return Source::kNone;
       }
       break;

@@ -1,4 +1,5 @@
-// What the computer asks for, message by message, as in PROTOCOL.md.
+// Reads the computer's commands of PROTOCOL.md and answers them, but for those
+// that ask for frames.
 #ifndef MIRNET_COMMANDS_H_
 #define MIRNET_COMMANDS_H_
 
@@ -12,16 +13,17 @@ namespace mirnet {
 
 class Commands {
  public:
-  // Messages arrive in the bytes of the frame, kFrameSize of them, between two
-  // calls of Next() that return kNone.
+  // Next() receives payloads into `frame`, kFrameSize bytes. Others may use it
+  // once Next() has returned a source, until the next call.
   explicit Commands(std::uint8_t* frame);
 
-  // Reads what has arrived, answers what is not about frames, and returns where
-  // the next frame is to come from; kNone if none is asked for.
+  // Reads the bytes that have arrived, answers commands that need no frame, and
+  // returns the source of the next frame, kNone if there is none to take.
+  //   camera: its status, for the info message.
   Source Next(Status camera);
 
-  // Ends a stream.
-  void Stop() { stream_ = Source::kNone; }
+  // Next() returns no more frames of a stream that the computer asked for.
+  void EndStream() { stream_ = Source::kNone; }
 
  private:
   Source Obey(Status camera);

@@ -5,22 +5,20 @@
 #include <cstring>
 
 #include "board.h"
-#include "protocol.h"
 
 namespace mirnet {
 namespace sink {
 namespace {
 
-std::uint8_t row[kRowSize];
 char text[kTextSize];
 std::uint8_t current_tag = 0;
-std::uint32_t crc = 0;  // of what has been sent of a message
-bool heard = true;      // by a computer that listens
+std::uint32_t crc = 0;  // of the message's bytes so far
+bool delivered = true;  // all of the message's bytes so far
 
 void Send(const void* data, std::size_t size) {
   const auto* bytes = static_cast<const std::uint8_t*>(data);
   crc = Crc32(crc, bytes, size);
-  heard = heard && board::Write(bytes, size);
+  delivered = delivered && board::Write(bytes, size);
 }
 
 void SendNumber(std::uint32_t value) {
@@ -33,7 +31,7 @@ void Begin(Message type, std::size_t length) {
   std::uint8_t header[kHeaderSize];
   PutHeader(header, static_cast<std::uint8_t>(type), current_tag, length);
   crc = 0;
-  heard = true;
+  delivered = true;
   Send(header, sizeof header);
 }
 
@@ -73,17 +71,15 @@ void SendDark(std::uint32_t number, std::uint32_t micros,
   End();
 }
 
-void SendBright(std::uint32_t number, std::uint32_t micros,
-                const std::uint8_t* frame, const std::int8_t* maps) {
+void BeginBright(std::uint32_t number, std::uint32_t micros) {
   Begin(Message::kBrightFrame, 8 + kRowSize * kImageHeight);
   SendNumber(number);
   SendNumber(micros);
-  for (int y = 0; y < kImageHeight; ++y) {
-    RestoreRow(frame, maps, y, row);
-    Send(row, kRowSize);
-  }
-  End();
 }
+
+void SendRow(const std::uint8_t* row) { Send(row, kRowSize); }
+
+void EndBright() { End(); }
 
 }  // namespace sink
 }  // namespace mirnet

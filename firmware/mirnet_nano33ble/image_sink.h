@@ -1,5 +1,5 @@
-// Everything that the sketch tells the computer: one function for each message
-// of PROTOCOL.md. A computer that does not listen loses what it is told.
+// Sends the messages of PROTOCOL.md to the computer. If nobody reads the port,
+// they are dropped.
 #ifndef MIRNET_IMAGE_SINK_H_
 #define MIRNET_IMAGE_SINK_H_
 
@@ -12,7 +12,7 @@
 
 namespace mirnet {
 
-// What the computer may ask for, and what it is told.
+// The types of messages: commands of the computer, answers of the board.
 enum class Message : std::uint8_t {
   kInfo = 0x01,
   kSelfTest = 0x02,
@@ -31,24 +31,31 @@ enum class Message : std::uint8_t {
 namespace sink {
 
 constexpr std::size_t kTextSize = 256;
-constexpr std::size_t kBuffers = kRowSize + kTextSize;
 
-// All that follows answers the command with this tag.
+// From now on messages are answers to the command with this tag.
 void Answer(std::uint8_t tag);
 
 void SendStatus(Status status);
 
-// A line of words and numbers as by printf.
+// Sends a line of text, formatted as by printf and cut after kTextSize - 1
+// characters.
 void SendText(Message type, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 
-// The dark frame; then, computed row by row, the bright one.
+// Sends a dark frame of kFrameSize bytes.
 //   number: of the frame.
-//   micros: it took to get it, or to enhance it.
+//   micros: how long it took to read.
 void SendDark(std::uint32_t number, std::uint32_t micros,
               const std::uint8_t* frame);
-void SendBright(std::uint32_t number, std::uint32_t micros,
-                const std::uint8_t* frame, const std::int8_t* maps);
+
+// Sends a bright frame: BeginBright(), then SendRow() with kRowSize bytes for
+// each of the kImageHeight rows from the top, then EndBright(). No other
+// message may be sent in between.
+//   number: of the dark frame.
+//   micros: how long the model took.
+void BeginBright(std::uint32_t number, std::uint32_t micros);
+void SendRow(const std::uint8_t* row);
+void EndBright();
 
 }  // namespace sink
 }  // namespace mirnet

@@ -1,4 +1,4 @@
-// Where dark frames come from.
+// Reads dark frames from their sources.
 #ifndef MIRNET_IMAGE_SOURCE_H_
 #define MIRNET_IMAGE_SOURCE_H_
 
@@ -13,15 +13,16 @@ enum class Source : std::uint8_t {
   kNone = 0,
   kCamera = 1,
   kTestPicture = 2,  // compiled into the sketch
-  kComputer = 3,     // by a message, which is in the frame already
+  kComputer = 3,     // a command has brought it
 };
 
-// Wakes the camera; once, it takes a second and the heap.
+// Starts the camera. Call it once; it takes a second, and its library uses the
+// heap.
 Status BeginCamera();
 
-// Each writes a frame of kFrameSize bytes. When it returns anything but kOk,
-// the bytes mean nothing. The camera takes up to half a second, part of it with
-// interrupts off, and is given up after three, whatever happens to its wires.
+// Each writes a frame of kFrameSize bytes, valid only if it returns kOk. The
+// camera takes up to half a second, part of it with interrupts off;
+// ReadCamera() gives up after three seconds.
 Status ReadCamera(std::uint8_t* frame);
 Status ReadTestPicture(std::uint8_t* frame);
 

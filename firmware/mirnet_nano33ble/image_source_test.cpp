@@ -4,7 +4,7 @@
 
 namespace mirnet {
 
-// The picture of the self-test: a dark photograph.
+// A dark photograph, the golden input of the self-test.
 Status ReadTestPicture(std::uint8_t* frame) {
   FillFrame(kGoldenInput, frame);
   return Status::kOk;

@@ -1,10 +1,11 @@
-// The memory of the sketch, all of it static, and what it may come to.
+// Whether the sketch fits the board, checked when it is compiled. The limits
+// come from model_data.h, so conversion/to_tflite.py has checked the same.
 //
-// The dark frame has its own bytes: the model destroys its input, and the
-// restored picture is made of the dark one. Everything else shares: commands
-// and frames from the computer arrive in the dark frame's bytes, and the
-// restored picture leaves row by row, computed from the maps that the model
-// left in its arena.
+// All memory is static. The arena, the dark frame and some small buffers have
+// bytes of their own: the model overwrites its input, and the bright frame is
+// made from the dark one. Everything else shares: a frame from the computer
+// arrives in the dark frame's bytes, and the bright frame leaves row by row,
+// made from the maps that the model leaves in the arena.
 #ifndef MIRNET_MEMORY_BUDGET_H_
 #define MIRNET_MEMORY_BUDGET_H_
 
@@ -17,19 +18,25 @@
 
 namespace mirnet {
 
-// Of 262,144 bytes of RAM; Mbed OS, USB and the stacks need 60,000. The flash
-// is that of the model alone.
-constexpr std::size_t kMemoryBudget = 180000;
-constexpr std::size_t kFlashBudget = 350000;
+// Bytes in use: the state of the protocol, a row of the bright frame and a line
+// of text; and with arena and dark frame.
+constexpr std::size_t kBuffersInUse =
+    sizeof(Commands) + kRowSize + sink::kTextSize;
+constexpr std::size_t kMemoryInUse = kArenaBytes + kFrameSize + kBuffersInUse;
 
-constexpr std::size_t kArenaSize = kArenaBytes;
-constexpr std::size_t kOtherBuffers =
-    kFrameSize + sizeof(Commands) + sink::kBuffers;
-
-static_assert(kArenaSize % 16 == 0, "the arena is used in steps of 16 bytes");
-static_assert(kArenaSize + kOtherBuffers <= kMemoryBudget,
-              "arena, frame and protocol take too much memory");
-static_assert(kModelSize <= kFlashBudget, "the model takes too much flash");
+static_assert(kArenaBytes % 16 == 0,
+              "the arena is used in steps of 16 bytes: convert the model "
+              "again, do not edit model_data.h");
+static_assert(kBuffersInUse <= kBufferBytes,
+              "the buffers take more than kBufferBytes: convert a model for "
+              "narrower frames");
+// Of the board's 262,144 bytes of RAM Mbed OS, USB and the stacks need 60,000.
+static_assert(kArenaBytes + kFrameSize + kBufferBytes <= kMemoryLimit,
+              "arena, dark frame and buffers take too much memory: convert a "
+              "network with fewer channels or larger cells");
+static_assert(kModelSize <= kFlashLimit,
+              "the model takes too much flash: convert a network with fewer "
+              "channels or blocks");
 
 }  // namespace mirnet
 

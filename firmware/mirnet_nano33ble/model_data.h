@@ -13,13 +13,6 @@ alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
     "4259f7d47f9348168323af1e99ca36a84c8d8693ec580bfb0318bcbe7e2389f3";
 
-// A picture of kImageHeight x kImageWidth RGB pixels enters as
-// kInputHeight x kInputWidth cells of kShuffle x kShuffle pixels. Channel
-// (c * kShuffle + y) * kShuffle + x of a cell is colour c of its pixel (y, x).
-constexpr int kImageHeight = 120;
-constexpr int kImageWidth = 160;
-constexpr int kShuffle = 5;
-
 // real value = scale * (code - zero point); a real value of 1 is white.
 constexpr int kInputHeight = 24;
 constexpr int kInputWidth = 32;
@@ -35,11 +28,24 @@ constexpr std::size_t kOutputSize = 11520;
 constexpr float kOutputScale = 0.0089753354f;
 constexpr int kOutputZeroPoint = -16;
 
+// A picture of kImageHeight x kImageWidth RGB pixels enters as
+// kInputHeight x kInputWidth cells of kCell x kCell pixels. Channel
+// (c * kCell + y) * kCell + x of a cell is colour c of its pixel (y, x).
+constexpr int kImageHeight = 120;
+constexpr int kImageWidth = 160;
+constexpr int kCell = 5;
+
+// What the sketch has room for: bytes of RAM for arena, dark frame and buffers
+// together, the buffers' part of it, and bytes of flash for the model.
+constexpr std::size_t kMemoryLimit = 180000;
+constexpr std::size_t kBufferBytes = 1024;
+constexpr std::size_t kFlashLimit = 350000;
+
 // For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0) and
 // (2,1), 3 offsets and 3 root gains. Entry code + 128 of a table is what a code
 // of the output stands for, a gain, a share (or root gain), or an offset in
-// 8-bit levels, times 2^16 / g^2 with g = kShuffle if that is odd, else
-// 2 * kShuffle. All are enlarged bilinearly to the picture's size; with
+// 8-bit levels, times 2^16 / g^2 with g = kCell if that is odd, else
+// 2 * kCell. All are enlarged bilinearly to the picture's size; with
 // r = gain * picture + root gain * root the result is
 // r[c] + sum over d != c of share(c, d) * r[d] + offset[c].
 extern const std::int32_t kGainTable[256];
@@ -48,7 +54,6 @@ extern const std::int32_t kOffsetTable[256];
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = 3;
 extern const std::uint16_t kRootTable[256];
-
 
 // What the interpreter takes of its arena on a 32-bit target: first the bytes
 // of the tensors, then those of its own bookkeeping. Aligned to 16 bytes.

@@ -1,36 +1,47 @@
 #include "pixels.h"
 
-// Arduino compiles with -Os, which takes twice the instructions here.
+// Arduino compiles with -Os, which takes twice as many instructions here.
 #pragma GCC optimize("O3")
 
 namespace mirnet {
 namespace {
 
 constexpr int kMaps = 15;  // 3 gains, 6 shares, 3 offsets, 3 root gains
-constexpr int kSide = kShuffle * kShuffle;  // input channels of one colour
+constexpr int kSide = kCell * kCell;  // input channels of one colour
 
-// From the centre of a cell to the next there are kGrid steps; the first pixel
-// lies kFirst behind a centre, its neighbours kStep apart.
-constexpr int kGrid = kShuffle % 2 == 1 ? kShuffle : 2 * kShuffle;
-constexpr int kFirst = kShuffle % 2 == 1 ? 0 : 1;
-constexpr int kStep = kGrid / kShuffle;
+// There are kGrid steps from the centre of one cell to that of the next. The
+// first pixel lies kFirst steps after a centre, the next ones kStep apart.
+constexpr int kGrid = kCell % 2 == 1 ? kCell : 2 * kCell;
+constexpr int kFirst = kCell % 2 == 1 ? 0 : 1;
+constexpr int kStep = kGrid / kCell;
 
-static_assert(kOutputChannels == kMaps, "the model has another head");
-static_assert(kInputChannels == 3 * kSide, "the model takes no RGB pictures");
+static_assert(kOutputChannels == kMaps,
+              "the model has another head: the sketch needs 15 maps for each "
+              "cell, convert a network of the mcu kind");
+static_assert(kInputChannels == 3 * kSide,
+              "the model takes no cells of RGB pixels: convert a network of "
+              "the mcu kind");
 static_assert(kInputHeight == kOutputHeight && kInputWidth == kOutputWidth &&
-                  kInputHeight * kShuffle == kImageHeight &&
-                  kInputWidth * kShuffle == kImageWidth,
-              "the maps have another size than the cells of the input");
+                  kInputHeight * kCell == kImageHeight &&
+                  kInputWidth * kCell == kImageWidth,
+              "the maps have another size than the cells of the input: "
+              "convert a network of the mcu kind");
+static_assert(kCell <= 5,
+              "the tables are too coarse for cells above 5x5 pixels: train a "
+              "network with smaller cells");
 static_assert(kInputZeroPoint == -128 && kInputScale * 255 > 0.999999f &&
                   kInputScale * 255 < 1.000001f,
-              "a code of the input must be an 8-bit level minus 128");
-static_assert(kOutputScale < 0.1f, "sums of 32 bits would overflow");
+              "a code of the input must be an 8-bit level minus 128: calibrate "
+              "with inputs from 0 to 1 and convert again");
+static_assert(kOutputScale < 0.1f,
+              "the output's scale must be below 0.1, or sums of 32 bits "
+              "overflow: train a network whose maps stay within a few units");
 
 struct Rgb {
   int red, green, blue;
 };
 
-// The bits are repeated, so that black is 0 and white 255.
+// RGB565 to 8 bits; the high bits are repeated, so that white is 255.
 inline Rgb Expand(const std::uint8_t* pixel) {
   const int red = pixel[0] >> 3;
   const int green = (pixel[0] & 7) << 3 | pixel[1] >> 5;
@@ -47,11 +58,11 @@ inline int LevelOf(std::int8_t code) { return code - kInputZeroPoint; }
 // The position of pixel `x` of row `y` in the model's input; green and blue
 // follow kSide and 2 * kSide later.
 inline int CellOf(int y, int x) {
-  return (y / kShuffle * kInputWidth + x / kShuffle) * kInputChannels +
-         y % kShuffle * kShuffle + x % kShuffle;
+  return (y / kCell * kInputWidth + x / kCell) * kInputChannels +
+         y % kCell * kCell + x % kCell;
 }
 
-// What the codes of a cell mean, times 2^16 / kGrid^2.
+// The values of the codes of a cell, times 2^16 / kGrid^2.
 inline void Translate(const std::int8_t* codes, std::int32_t* values) {
   for (int i = 0; i < 3; ++i) {
     values[i] = kGainTable[codes[i] + 128];
@@ -67,7 +78,7 @@ inline void Translate(const std::int8_t* codes, std::int32_t* values) {
   }
 }
 
-// Rounds away the 32 bits after the point.
+// Rounds to a whole level; the sum has 32 bits after the point.
 inline std::uint8_t ToLevel(std::int64_t sum) {
   const auto level =
       static_cast<std::int32_t>((sum + (std::int64_t{1} << 31)) >> 32);
@@ -84,7 +95,8 @@ inline std::int32_t Raise(int level, std::int32_t gain,
   return gain * level + (root_gain * kRootTable[level] >> kRootBits);
 }
 
-// `m`: gains, shares, offsets and root gains with 16 bits after the point.
+// Computes one bright pixel from a dark one.
+//   m: gains, shares, offsets and root gains, 16 bits after the point.
 inline void Restore(const Rgb& dark, const std::int32_t* m, std::uint8_t* rgb) {
   const std::int32_t red = Raise(dark.red, m[0], m[12]);
   const std::int32_t green = Raise(dark.green, m[1], m[13]);
@@ -127,12 +139,12 @@ void FillFrame(const std::int8_t* input, std::uint8_t* frame) {
 
 void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
                 std::uint8_t* row) {
-  // Between the centres of cells both count, outside the one at the edge alone.
+  // Bilinear between the centres of cells; outside them, the cell at the edge.
   constexpr int kRowOfMaps = kOutputWidth * kMaps;
-  constexpr int kBefore = kShuffle / 2;  // pixels of a cell before its centre
-  constexpr int kBehind = kShuffle - kBefore;
-  const int above = (y + kBehind) / kShuffle - 1;
-  const int below_weight = kFirst + kStep * ((y + kBehind) % kShuffle);
+  constexpr int kBefore = kCell / 2;  // pixels of a cell before its centre
+  constexpr int kAfter = kCell - kBefore;
+  const int above = (y + kAfter) / kCell - 1;
+  const int below_weight = kFirst + kStep * ((y + kAfter) % kCell);
   const std::int8_t* upper = maps + (above < 0 ? 0 : above) * kRowOfMaps;
   const std::int8_t* lower =
       maps + (above + 1 < kOutputHeight ? above + 1 : above) * kRowOfMaps;
@@ -156,8 +168,8 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
       value[i] = (kGrid - kFirst) * a[i] + kFirst * b[i];
     }
     const int pixels = right == 0              ? kBefore
-                       : right == kOutputWidth ? kBehind
-                                               : kShuffle;
+                       : right == kOutputWidth ? kAfter
+                                               : kCell;
     for (int x = pixels; x > 0; --x) {
       Restore(Expand(pixel), value, row);
       for (int i = 0; i < kMaps; ++i) {

@@ -1,6 +1,6 @@
-// Pixel arithmetic around the model, in integers. conversion/pixels.py says
-// what is computed and why; both give the same bytes, and a test holds them to
-// that.
+// The arithmetic on pixels before and after the model, in integers. The Python
+// of conversion/ that says what is computed and why gives the same bytes, as a
+// test checks.
 #ifndef MIRNET_PIXELS_H_
 #define MIRNET_PIXELS_H_
 
@@ -13,21 +13,22 @@ namespace mirnet {
 
 // A dark frame: RGB565, rows from the top, the high byte of a pixel first.
 constexpr std::size_t kFrameSize = std::size_t{2} * kImageWidth * kImageHeight;
-// A row of the restored picture: red, green, blue, 8 bits each.
+// A row of the bright frame: red, green, blue, 8 bits each.
 constexpr std::size_t kRowSize = std::size_t{3} * kImageWidth;
 
-// Writes a frame of kFrameSize bytes as the model's input, kInputSize codes.
+// Converts a frame, kFrameSize bytes, to the model's input, kInputSize codes.
 void FillInput(const std::uint8_t* frame, std::int8_t* input);
 
-// The way back: a frame from an input of the model; low bits are cut.
+// Converts an input of the model back to a frame; each colour keeps its high 5
+// or 6 bits.
 void FillFrame(const std::int8_t* input, std::uint8_t* frame);
 
-// Computes one row of the restored picture.
+// Computes one row of the bright frame.
 //   frame: the dark frame, kFrameSize bytes.
 //   maps: the model's output for it, kOutputSize codes.
 //   y: 0 to kImageHeight - 1.
 //   row: kRowSize bytes.
-// Takes 2 KB of stack.
+// Takes 60 bytes of stack for each column of cells: 2 KB for 32 of them.
 void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
                 std::uint8_t* row);
 

@@ -5,7 +5,7 @@
 namespace mirnet {
 namespace {
 
-// Of every value of four bits; a table of all bytes would take 1 KB.
+// One entry for each value of 4 bits; a table for 8 bits would take 1 KB.
 constexpr std::uint32_t kCrcTable[16] = {
     0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
     0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
@@ -88,7 +88,7 @@ Decoder::Event Decoder::PushHeader(std::uint8_t byte) {
         break;
       }
     }
-    // This is no header; one may begin at any of its later bytes.
+    // No header starts at the first byte; try the next.
     --received_;
     std::memmove(header_, header_ + 1, received_);
   }

@@ -1,5 +1,6 @@
-// Frames of the serial protocol, as PROTOCOL.md lays them out: how messages are
-// told from garbage. What they mean is the business of messages.h.
+// The framing of the serial protocol in PROTOCOL.md: how messages are written
+// and how they are found in a stream of bytes. commands.h and image_sink.h know
+// what they mean.
 #ifndef MIRNET_PROTOCOL_H_
 #define MIRNET_PROTOCOL_H_
 
@@ -15,8 +16,8 @@ constexpr std::size_t kHeaderSize =
 constexpr std::size_t kCrcSize = 4;
 constexpr std::size_t kMaxPayload = (std::size_t{1} << 24) - 1;
 
-// CRC-32 of zlib and PNG. `crc` is 0 at the start or the CRC of what came
-// before.
+// CRC-32 of zlib and PNG. `crc` is 0 at the start, then the CRC of the bytes so
+// far.
 std::uint32_t Crc32(std::uint32_t crc, const std::uint8_t* data,
                     std::size_t size);
 
@@ -27,27 +28,27 @@ std::uint32_t GetU32(const std::uint8_t* bytes);
 void PutHeader(std::uint8_t* header, std::uint8_t type, std::uint8_t tag,
                std::size_t length);
 
-// Recognises messages in a stream of bytes of which any may be missing, wrong
-// or too many. It keeps no more of the stream than one header and one payload.
-// After garbage it is back in step when as many bytes have passed as the buffer
-// holds, mostly at once.
+// Finds messages in a stream of bytes of which any may be missing, wrong or
+// extra. It keeps one header and one payload, no more. After garbage it finds
+// the next whole message, mostly at once, at the latest when as many bytes have
+// passed as the buffer holds.
 class Decoder {
  public:
   enum class Event : std::uint8_t {
     kNone,     // more bytes are needed
     kMessage,  // type(), tag(), payload() and length() are those of a message
     kWrongVersion,  // a header of another version; type() and tag() are valid
-    kTooLong,  // a header whose payload has no room; type() and tag() valid
+    kTooLong,  // a payload longer than the buffer; type() and tag() are valid
     kDamaged,  // a message whose CRC is wrong; type() and tag() are valid
   };
 
-  // Payloads are written to `buffer`, which others may use while idle() is
-  // true.
+  // Payloads of up to `capacity` bytes are written to `buffer`, which others
+  // may use while idle() is true.
   Decoder(std::uint8_t* buffer, std::size_t capacity);
 
   Event Push(std::uint8_t byte);
 
-  // Forgets a half received message. Call it when the rest does not come.
+  // Drops a half received message. Call it when the rest does not come.
   void Reset();
 
   // Whether no payload is being written to the buffer.
@@ -65,7 +66,7 @@ class Decoder {
   std::size_t capacity_;
   std::uint8_t header_[kHeaderSize] = {};
   std::uint8_t crc_[kCrcSize] = {};
-  std::size_t received_ = 0;  // bytes of the message that is being received
+  std::size_t received_ = 0;  // bytes of the current message
   std::size_t length_ = 0;    // of its payload
 };
 

@@ -1,27 +1,28 @@
 #include "self_test.h"
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "board.h"
-#include "enhancer.h"
 #include "golden_vectors.h"
 #include "image_sink.h"
+#include "model_runner.h"
 
 namespace mirnet {
 
 Status SelfTest() {
-  std::memcpy(enhancer::Input(), kGoldenInput, kInputSize);
+  std::memcpy(model_runner::Input(), kGoldenInput, kInputSize);
   const std::uint32_t start = board::Micros();
-  const Status status = enhancer::Run();
+  const Status status = model_runner::Run();
   const std::uint32_t micros = board::Micros() - start;
   if (status != Status::kOk) {
     return status;
   }
   int differing = 0, largest = 0;
   for (std::size_t i = 0; i < kOutputSize; ++i) {
-    const int off = enhancer::Output()[i] - kGoldenOutput[i];
-    const int difference = off < 0 ? -off : off;
+    const int difference =
+        std::abs(model_runner::Output()[i] - kGoldenOutput[i]);
     differing += difference != 0;
     largest = difference > largest ? difference : largest;
   }
@@ -31,7 +32,7 @@ Status SelfTest() {
                  differing == 0 ? "passed" : "failed", kModelSha256, differing,
                  static_cast<unsigned long>(kOutputSize), largest,
                  static_cast<unsigned long>(micros),
-                 static_cast<unsigned long>(enhancer::ArenaUsed()));
+                 static_cast<unsigned long>(model_runner::ArenaUsed()));
   return differing == 0 ? Status::kOk : Status::kSelfTest;
 }
 

@@ -1,5 +1,4 @@
-// Whether this board, with this library, computes what the model was proven to
-// compute.
+// Whether this board, with this library, computes the bytes that it should.
 #ifndef MIRNET_SELF_TEST_H_
 #define MIRNET_SELF_TEST_H_
 
@@ -7,8 +6,9 @@
 
 namespace mirnet {
 
-// Runs the model on the golden input, compares every byte of its output, and
-// sends one line about it. Whatever it returns but kOk is fatal.
+// Runs the model on the golden input, compares every byte of its output with
+// the golden one, and sends the result as one line. After anything but kOk the
+// sketch must halt, because its pictures would be wrong.
 Status SelfTest();
 
 }  // namespace mirnet

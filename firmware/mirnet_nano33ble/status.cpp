@@ -6,17 +6,16 @@
 namespace mirnet {
 namespace {
 
-constexpr std::uint32_t kBlinkMillis = 300;  // half of it the lamp is on
-constexpr std::uint32_t kPauseBlinks = 3;
-constexpr std::uint32_t kRepeatMillis = 2000;  // of the text, if fatal
+constexpr std::uint32_t kBlinkMillis = 300;  // on for the first half
+constexpr std::uint32_t kPauseBlinks = 3;    // dark between two rounds
+constexpr std::uint32_t kRepeatMillis = 2000;
 
 Status shown = Status::kOk;
 std::uint32_t shown_since = 0;  // milliseconds
 bool shown_busy = false;
+bool halted = false;
 
 }  // namespace
-
-bool IsFatal(Status status) { return status >= Status::kModelVersion; }
 
 const char* Describe(Status status) {
   switch (status) {
@@ -42,8 +41,8 @@ const char* Describe(Status status) {
       return "the library lacks an operator of the model: install the one that "
              "firmware/README.md names";
     case Status::kArena:
-      return "the model does not fit into its arena: convert it again with "
-             "this library in mind";
+      return "the model does not fit into its arena: install the library that "
+             "firmware/README.md names, or convert the model again";
     case Status::kTensors:
       return "the model's tensors are not those of model_data.h: convert it "
              "again";
@@ -63,11 +62,16 @@ void Report(Status status) {
   shown = status;
   shown_since = board::Millis();
   sink::SendStatus(status);
-  for (std::uint32_t told_at = shown_since; IsFatal(status);) {
+}
+
+void Halt(Status status) {
+  halted = true;
+  Report(status);
+  for (std::uint32_t sent_at = shown_since;;) {
     board::Wait(10);
     UpdateLamps();
-    if (board::Millis() - told_at >= kRepeatMillis) {
-      told_at = board::Millis();
+    if (board::Millis() - sent_at >= kRepeatMillis) {
+      sent_at = board::Millis();
       sink::SendStatus(status);
     }
   }
@@ -78,7 +82,7 @@ void UpdateLamps() {
   const auto count = static_cast<std::uint32_t>(shown);
   const std::uint32_t round = count + kPauseBlinks;
   const std::uint32_t blink = elapsed / kBlinkMillis;
-  if (blink >= round && !IsFatal(shown)) {
+  if (blink >= round && !halted) {
     shown = Status::kOk;
   }
   const bool well = shown == Status::kOk;

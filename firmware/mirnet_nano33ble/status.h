@@ -1,4 +1,5 @@
-// What can go wrong: a code and a text for the computer, blinks for the lamp.
+// What can go wrong, and how the sketch shows it: a code and a sentence for the
+// computer, blinks of the red lamp for the user.
 #ifndef MIRNET_STATUS_H_
 #define MIRNET_STATUS_H_
 
@@ -9,13 +10,13 @@ namespace mirnet {
 // PROTOCOL.md lists the same numbers.
 enum class Status : std::uint8_t {
   kOk = 0,
-  // The red lamp blinks so many times while work goes on:
+  // Passed to Report(): the red lamp blinks that often, once.
   kDamaged = 1,
   kBadCommand = 2,
   kWrongVersion = 3,
   kNoCamera = 4,
   kCameraSilent = 5,
-  // and so many times for ever:
+  // Passed to Halt(): the red lamp blinks that often, again and again.
   kModelVersion = 6,
   kOperators = 7,
   kArena = 8,
@@ -24,18 +25,19 @@ enum class Status : std::uint8_t {
   kSelfTest = 11,
 };
 
-// Whether the sketch must not go on, because pictures would be wrong.
-bool IsFatal(Status status);
-
 // One sentence: what happened and what to do.
 const char* Describe(Status status);
 
-// Tells the computer and the red lamp; kOk is not worth a word. Does not return
-// if the status is fatal.
+// Sends a status and starts the blinks, which UpdateLamps() goes on with. Does
+// nothing if the status is kOk.
 void Report(Status status);
 
-// Green: ready. Blue: a frame is being worked on. Neither waits; the first is
-// to be called often.
+// Sends a status every two seconds and blinks, until the board is reset. For
+// what makes pictures wrong: no frame is taken after it, no command obeyed.
+[[noreturn]] void Halt(Status status);
+
+// Sets the lamps: green is ready, blue is working on a
+// frame, red blinks the last status. Call it often; it does not wait.
 void UpdateLamps();
 void ShowBusy(bool busy);
 

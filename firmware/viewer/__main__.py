@@ -1,10 +1,13 @@
-"""Show what the sketch on an Arduino Nano 33 BLE Sense sees and what it makes of it.
+"""Show the dark frames of an Arduino Nano 33 BLE Sense and the bright ones that it makes of them.
 
     python firmware/viewer                              live window
-    python firmware/viewer --save frames --frames 20    store frames instead
-    python firmware/viewer --image night.jpg            let the board enhance a file
-    python firmware/viewer --self-test                  does the board compute what it should?
+    python firmware/viewer --save frames --frames 20    PNG files instead
+    python firmware/viewer --image night.jpg            let the board enhance a picture file
+    python firmware/viewer --self-test                  check that the board computes the right bytes
     python firmware/viewer --simulate ...               any of these without a board
+    python firmware/viewer --simulate --sketch DIR      with a sketch of your own
+
+Exit status: 0 if all went well, 1 if the board is absent or reports a problem, 2 for a wrong option or file.
 """
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import numpy as np
-from link import HEIGHT, WIDTH, Link, LinkError, find_port, watch
+from link import InputError, Link, LinkError, find_port, watch
 from PIL import Image, ImageOps
 
 
@@ -25,26 +28,33 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser("viewer", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", help="the board's port; found by itself if only one board is plugged in")
-    parser.add_argument("--simulate", action="store_true", help="use the sketch's own code on this computer, no board")
+    parser.add_argument("--port", help="the board's port (default: that of the only board plugged in)")
+    parser.add_argument("--simulate", action="store_true", help="run the sketch on this computer, without a board")
+    parser.add_argument("--sketch", type=Path, metavar="DIR",
+                        help="with --simulate, the folder of the sketch to run (default: the one that ships)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--image", type=Path, nargs="+", metavar="FILE", help="enhance these pictures, not the camera's")
-    what.add_argument("--self-test", action="store_true", help="compare the board's arithmetic with the golden vector")
-    what.add_argument("--info", action="store_true", help="print what the board says of itself")
-    what.add_argument("--test-picture", action="store_true", help="stream the picture inside the sketch, no camera")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="store PNG files there instead of opening a window")
-    parser.add_argument("--frames", type=int, metavar="N", help="stop after so many")
+    what.add_argument("--image", type=Path, nargs="+", metavar="FILE",
+                      help="enhance these pictures instead of the camera's frames")
+    what.add_argument("--self-test", action="store_true",
+                      help="run the model on the golden input and compare every byte of its output")
+    what.add_argument("--info", action="store_true", help="print the board's protocol, model, frame size and memory")
+    what.add_argument("--test-picture", action="store_true",
+                      help="stream the picture inside the sketch instead of the camera's frames")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write PNG files there instead of opening a window")
+    parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
     options = parser.parse_args(arguments)
     if options.frames is not None and options.frames < 1:
         parser.error("--frames must be 1 or more")
     if options.port and options.simulate:
         parser.error("--simulate has a port of its own: leave --port out")
+    if options.sketch and not options.simulate:
+        parser.error("--sketch is for --simulate: add that; a board runs the sketch that was uploaded to it")
     try:
         with _board(options) as find:
             return _run(options, find)
-    except LinkError as error:
+    except (InputError, LinkError) as error:
         print(f"viewer: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("viewer: interrupted", file=sys.stderr)
         return 130
@@ -57,10 +67,10 @@ def _board(options: argparse.Namespace) -> Iterator[Callable[[], str]]:
         yield (lambda: options.port) if options.port else find_port
         return
     try:
-        from simulator import Simulator
+        from simulator import SKETCH, Simulator
     except ImportError as error:
         raise LinkError(f"--simulate works on Linux and macOS only ({error})") from error
-    simulator = Simulator()
+    simulator = Simulator(sketch=options.sketch or SKETCH)
     try:
         yield lambda: simulator.port
     finally:
@@ -99,25 +109,25 @@ def _run(options: argparse.Namespace, find: Callable[[], str]) -> int:
 def _enhance_files(paths: list[Path], folder: Path, find: Callable[[], str]) -> int:
     with contextlib.closing(Link(find())) as link:
         for path in paths:
-            picture = link.enhance(_read(path))
+            picture = link.enhance(_read(path, link.size))
             for name, pixels in (("dark", picture.dark), ("bright", picture.bright)):
                 print(_save(pixels, folder / f"{path.stem}-{name}.png"))
     return 0
 
 
-def _read(path: Path) -> np.ndarray:
-    """Read a picture as the camera would deliver it: upright, its centre, 160x120."""
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a picture as the camera would deliver it: upright, its centre, of this width and height."""
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (WIDTH, HEIGHT), Image.Resampling.BOX))
+            return np.asarray(ImageOps.fit(upright, size, Image.Resampling.BOX))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         reason = "there is no such file" if not path.exists() else "it is no picture that can be read"
-        raise LinkError(f"{path}: {reason}") from error
+        raise InputError(f"{path}: {reason}; name a PNG or JPEG file") from error
 
 
 def _save(pixels: np.ndarray, path: Path) -> Path:
-    """Write a PNG file, whole or not at all."""
+    """Write a PNG file, all of it or nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(suffix=".png", dir=path.parent)
@@ -130,7 +140,7 @@ def _save(pixels: np.ndarray, path: Path) -> Path:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise LinkError(f"cannot write {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; name another folder with --save") from error
     return path
 
 

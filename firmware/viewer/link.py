@@ -1,7 +1,8 @@
-"""The serial protocol of the sketch, as mirnet_nano33ble/PROTOCOL.md lays it out, and the port that it is spoken on."""
+"""The serial protocol of the sketch, described in mirnet_nano33ble/PROTOCOL.md, and the board's port."""
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 import struct
 import time
@@ -13,18 +14,17 @@ import numpy as np
 import serial
 from serial.tools import list_ports
 
-WIDTH, HEIGHT = 160, 120
-FRAME_BYTES = 2 * WIDTH * HEIGHT
 VERSION = 1
 MAGIC = b"\xa5M"
-MAX_PAYLOAD = 8 + 3 * WIDTH * HEIGHT  # the longest message of the board
-FATAL = 6  # from this status on the sketch has stopped
-RETRY_SECONDS = 0.5  # between looks for a port that is gone
+BOARD_RAM = 262_144  # bytes; a dark frame has 2 for each pixel
+MAX_PAYLOAD = 8 + 3 * (BOARD_RAM // 2)  # no bright frame is longer
+FATAL = 6  # after this status and those above it the sketch has halted
+RETRY_SECONDS = 0.5  # between attempts to find a port that is gone
 BOARDS = {(0x2341, product) for product in (0x005A, 0x015A, 0x025A, 0x805A)}  # USB vendor and product
 
 
 class Type(enum.IntEnum):
-    """What a message is about."""
+    """The types of messages: commands of the computer, then answers of the board."""
 
     INFO = 0x01
     SELF_TEST = 0x02
@@ -39,8 +39,12 @@ class Type(enum.IntEnum):
     STATUS = 0x85
 
 
+class InputError(Exception):
+    """A file or folder that the user named will not do; the message is for the user."""
+
+
 class LinkError(Exception):
-    """The board is gone, silent, or says that something is wrong; the message is for the user."""
+    """The board is absent, silent or reports a problem, or a program is missing; the message is for the user."""
 
 
 class Unplugged(LinkError):
@@ -61,16 +65,16 @@ class Message:
 
 
 class Decoder:
-    """Find messages in a stream of bytes of which any may be missing, wrong or too many.
+    """Find messages in a stream of bytes of which any may be missing, wrong or extra.
 
-    After a damaged message it looks again from that message's second byte on, so nothing intact behind it is lost.
+    After a damaged message the search goes on at that message's second byte, so no whole message after it is lost.
     """
 
     HEADER = 12
 
     def __init__(self) -> None:
         self._bytes = bytearray()
-        self.dropped = 0  # bytes that were no part of a message
+        self.dropped = 0  # bytes outside of messages
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take bytes and yield the messages that they complete."""
@@ -106,13 +110,13 @@ class Decoder:
 
 @dataclass
 class Picture:
-    """A dark frame and what the board made of it, uint8 (120, 160, 3), with the times that the board took."""
+    """A dark frame and the bright one that the board made of it, both uint8 (height, width, 3)."""
 
     number: int
     dark: np.ndarray
     bright: np.ndarray
-    capture_seconds: float
-    enhance_seconds: float
+    capture_seconds: float  # to read the dark frame from the camera
+    enhance_seconds: float  # to run the model
 
 
 def find_port() -> str:
@@ -132,9 +136,11 @@ def find_port() -> str:
 class Link:
     """An open port.
 
+    Every method raises Unplugged if the port is gone, and LinkError if the board reports a problem or sends nothing
+    for `patience` seconds.
+
     Raises:
-        Unplugged: by every method, when the port is gone or cannot be opened.
-        LinkError: by every method, when the board says that something is wrong or says nothing for `patience` seconds.
+        Unplugged: the port cannot be opened.
     """
 
     port: str
@@ -146,7 +152,7 @@ class Link:
         try:
             self._serial = serial.Serial(self.port, 115200, timeout=0.1, write_timeout=self.patience)
         except (OSError, ValueError) as error:  # SerialException is an OSError
-            raise Unplugged(f"{self.port} cannot be opened: is the board plugged in, and no other program using it?"
+            raise Unplugged(f"{self.port} cannot be opened: plug the board in, and close other programs that use it"
                             ) from error
 
     def close(self) -> None:
@@ -154,31 +160,43 @@ class Link:
         self._serial.close()
 
     def info(self) -> dict[str, str]:
-        """Return what the board says of itself: protocol, model (SHA-256), width, height, arena, memory, camera ..."""
+        """Return the board's info message: protocol, model (SHA-256), width, height, arena, memory, flash, camera."""
         return _words(self._ask(Type.INFO, Type.INFO_TEXT))
 
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the board's frames in pixels; the board is asked once."""
+        words = self.info()
+        width, height = words.get("width", ""), words.get("height", "")
+        if not (width.isdecimal() and height.isdecimal() and int(width) * int(height)):
+            raise LinkError("the board does not say how large its frames are: upload the sketch that belongs to this "
+                            "viewer")
+        return int(width), int(height)
+
     def self_test(self) -> dict[str, str]:
-        """Let the board compute the golden vector; "self-test" is "passed" or "failed"."""
+        """Let the board compute the golden output; "self-test" is "passed" or "failed"."""
         return _words(self._ask(Type.SELF_TEST, Type.SELF_TEST_TEXT))
 
     def enhance(self, frame: np.ndarray) -> Picture:
-        """Let the board enhance a dark picture, uint8 (120, 160, 3); it gets 16 bits of every pixel."""
-        return next(self._pictures(self._send(Type.ENHANCE, to_rgb565(frame).tobytes())))
+        """Let the board enhance a dark picture, uint8 (height, width, 3) as `size` says; it is sent as RGB565."""
+        width, height = self.size
+        if frame.shape != (height, width, 3):
+            raise ValueError(f"a frame of this board has the shape {(height, width, 3)}, not {frame.shape}")
+        return next(self._pictures(Type.ENHANCE, to_rgb565(frame).tobytes()))
 
     def capture(self, *, test_picture: bool = False) -> Picture:
         """Let the board enhance one frame of its camera, or its test picture."""
-        return next(self._pictures(self._send(Type.TEST_PICTURE if test_picture else Type.CAPTURE)))
+        return next(self._pictures(Type.TEST_PICTURE if test_picture else Type.CAPTURE))
 
     def stream(self, *, test_picture: bool = False) -> Iterator[Picture]:
         """Yield one picture after the other until the iterator is closed."""
-        pictures = self._pictures(self._send(Type.STREAM, bytes([2 if test_picture else 1])))
         try:
-            yield from pictures
+            yield from self._pictures(Type.STREAM, bytes([2 if test_picture else 1]))
         finally:
             try:
                 self._send(Type.STREAM, b"\0")
             except LinkError:
-                pass  # the board is gone, and with it the stream
+                pass  # the board is gone, and so is the stream
 
     def _send(self, kind: Type, payload: bytes = b"") -> int:
         tag = next(self._tags)
@@ -191,7 +209,7 @@ class Link:
         return tag
 
     def _messages(self) -> Iterator[Message]:
-        """Yield messages as they come."""
+        """Yield messages as they arrive."""
         heard_at = time.monotonic()
         while True:
             try:
@@ -201,12 +219,12 @@ class Link:
             if data:
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > self.patience:
-                raise LinkError(f"the board has been silent for {self.patience:g} s: is it the right port, "
-                                "and the sketch on it?")
+                raise LinkError(f"the board has been silent for {self.patience:g} s: check that {self.port} is its "
+                                "port and that the sketch is on it")
             yield from self._decoder.feed(data)
 
     def _answers(self, tag: int) -> Iterator[Message]:
-        """Yield the answers to a command; what the board says is wrong becomes an error."""
+        """Yield the answers to a command; raise LinkError if the board reports a problem."""
         for message in self._messages():
             if message.type == Type.STATUS and message.payload[:1] != b"\0":
                 if message.tag == tag or message.payload[0] >= FATAL:
@@ -218,30 +236,35 @@ class Link:
         tag = self._send(kind)
         return next(message.payload for message in self._answers(tag) if message.type == answer)
 
-    def _pictures(self, tag: int) -> Iterator[Picture]:
+    def _pictures(self, kind: Type, payload: bytes = b"") -> Iterator[Picture]:
+        width, height = self.size
         dark: tuple[int, int, np.ndarray] | None = None
-        for message in self._answers(tag):
+        for message in self._answers(self._send(kind, payload)):
             if message.type not in (Type.DARK_FRAME, Type.BRIGHT_FRAME):
                 continue
+            shape = height, width, 2 if message.type == Type.DARK_FRAME else 3
+            if len(message.payload) != 8 + np.prod(shape):
+                raise LinkError(f"the board sent {len(message.payload)} bytes as a frame of {width}x{height} pixels: "
+                                "upload the sketch that belongs to this viewer")
             number, micros = struct.unpack_from("<II", message.payload)
-            pixels = np.frombuffer(message.payload, np.uint8, offset=8)
+            pixels = np.frombuffer(message.payload, np.uint8, offset=8).reshape(shape)
             if message.type == Type.DARK_FRAME:
-                dark = number, micros, from_rgb565(pixels.reshape(HEIGHT, WIDTH, 2))
-            elif dark is not None and dark[0] == number:  # else the dark frame was damaged on its way
-                yield Picture(number, dark[2], pixels.reshape(HEIGHT, WIDTH, 3), dark[1] / 1e6, micros / 1e6)
+                dark = number, micros, from_rgb565(pixels)
+            elif dark is not None and dark[0] == number:  # else the dark frame was lost on the way
+                yield Picture(number, dark[2], pixels, dark[1] / 1e6, micros / 1e6)
 
 
 def watch(find: Callable[[], str], *, test_picture: bool = False, frames: int | None = None
           ) -> Iterator[Picture | str]:
-    """Yield the board's pictures and, as text, their rate and what happens to the port; wait while it is unplugged.
+    """Yield the board's pictures and, as text, their rate; wait while the board is unplugged and say so.
 
     Args:
         find: returns the port, or raises LinkError while there is none.
-        test_picture: of the sketch, instead of its camera.
-        frames: the number of pictures after which to stop.
+        test_picture: stream the sketch's test picture instead of the camera's frames.
+        frames: stop after so many pictures.
 
     Raises:
-        LinkError: the board says that something is wrong, or is not there from the start.
+        LinkError: the board reports a problem, or is absent at the start.
     """
     count, link = 0, Link(find())
     while True:
@@ -273,14 +296,16 @@ def _reopen(find: Callable[[], str]) -> Link:
             time.sleep(RETRY_SECONDS)
 
 
+# The viewer stands alone, with numpy, pillow and pyserial only, so it has a conversion of its own. Tests compare it
+# with the sketch's C++ and with the camera model of mirnet_torch.
 def to_rgb565(picture: np.ndarray) -> np.ndarray:
-    """Turn uint8 (..., 3) into the camera's 16 bits, uint8 (..., 2), high byte first."""
+    """Convert uint8 (..., 3) to the camera's RGB565, uint8 (..., 2), high byte first."""
     red, green, blue = np.moveaxis(picture.astype(np.uint16), -1, 0)
     return (red >> 3 << 11 | green >> 2 << 5 | blue >> 3).astype(">u2")[..., None].view(np.uint8)
 
 
 def from_rgb565(frame: np.ndarray) -> np.ndarray:
-    """Turn the camera's 16 bits, uint8 (..., 2), into uint8 (..., 3), repeating bits so that white is 255."""
+    """Convert the camera's RGB565, uint8 (..., 2), to uint8 (..., 3); high bits are repeated, so that white is 255."""
     word = np.ascontiguousarray(frame).view(">u2")[..., 0].astype(np.uint16)
     red, green, blue = word >> 11, word >> 5 & 63, word & 31
     return np.stack([red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2], -1).astype(np.uint8)

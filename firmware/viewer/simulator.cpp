@@ -1,10 +1,13 @@
-// The sketch on this computer: its portable sources are compiled as they are;
-// below is what stands for the board, the model's runtime and the camera.
+// Runs a sketch on this computer. Its portable sources are compiled unchanged;
+// this file stands for the board, the model's runtime and the camera.
 //
+//   simulator sizes      prints a frame's width and height and the bytes of the
+//                        model's input and output
 //   simulator model      writes the model's bytes to stdout
 //   simulator picture    writes the test picture, RGB565, to stdout
-//   simulator run FD     runs the sketch on an open terminal; simulator.py
-//                        answers the requests for model and camera on stdin
+//   simulator run FD     runs the sketch on the terminal that is open as FD;
+//                        it asks simulator.py on stdout to run the model or to
+//                        take a frame, and reads the answers from stdin
 #include <poll.h>
 #include <unistd.h>
 
@@ -15,10 +18,10 @@
 #include <cstring>
 #include <thread>
 
-#include "../mirnet_nano33ble/board.h"
-#include "../mirnet_nano33ble/enhancer.h"
-#include "../mirnet_nano33ble/image_source.h"
-#include "../mirnet_nano33ble/memory_budget.h"
+#include "board.h"
+#include "image_source.h"
+#include "memory_budget.h"
+#include "model_runner.h"
 
 void setup();
 void loop();
@@ -26,12 +29,13 @@ void loop();
 namespace mirnet {
 namespace {
 
-constexpr int kListenMillis = 1000;  // so long a computer may not read
+// A write waits that long for the computer to read, then nobody reads the port.
+constexpr int kWriteMillis = 1000;
 
 int terminal = -1;
 const auto start = std::chrono::steady_clock::now();
 
-// Ends the program when the terminal or simulator.py is gone.
+// Both end the program when the terminal or simulator.py is gone.
 void ReadAll(int fd, void* data, std::size_t size) {
   auto* bytes = static_cast<char*>(data);
   while (size > 0) {
@@ -56,7 +60,7 @@ void WriteAll(int fd, const void* data, std::size_t size) {
   }
 }
 
-// Asks simulator.py; it answers with a status and, if that is 0, some bytes.
+// Asks simulator.py, which answers with a status and, if that is 0, the bytes.
 Status Ask(char request, const void* data, std::size_t size, void* answer,
            std::size_t answer_size) {
   WriteAll(STDOUT_FILENO, &request, 1);
@@ -88,7 +92,7 @@ int Read() {
 bool Write(const std::uint8_t* data, std::size_t size) {
   while (size > 0) {
     pollfd ready{terminal, POLLOUT, 0};
-    if (poll(&ready, 1, kListenMillis) <= 0) {
+    if (poll(&ready, 1, kWriteMillis) <= 0) {
       return false;
     }
     const ssize_t count = write(terminal, data, size < 256 ? size : 256);
@@ -123,7 +127,7 @@ void SetLamps(bool, bool, bool) {}
 
 }  // namespace board
 
-namespace enhancer {
+namespace model_runner {
 namespace {
 
 std::int8_t input[kInputSize];
@@ -137,7 +141,7 @@ std::int8_t* Input() { return input; }
 
 Status Run() {
   const Status status = Ask('M', input, sizeof input, output, sizeof output);
-  std::memset(input, 0x55, sizeof input);  // the board's is lost as well
+  std::memset(input, 0x55, sizeof input);  // the board's is overwritten too
   return status;
 }
 
@@ -145,7 +149,7 @@ const std::int8_t* Output() { return output; }
 
 std::size_t ArenaUsed() { return kArenaBytes; }
 
-}  // namespace enhancer
+}  // namespace model_runner
 
 Status BeginCamera() { return Status::kOk; }
 
@@ -156,6 +160,12 @@ Status ReadCamera(std::uint8_t* frame) {
 }  // namespace mirnet
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "sizes") == 0) {
+    std::printf("%d %d %lu %lu", mirnet::kImageWidth, mirnet::kImageHeight,
+                static_cast<unsigned long>(mirnet::kInputSize),
+                static_cast<unsigned long>(mirnet::kOutputSize));
+    return 0;
+  }
   if (argc == 2 && std::strcmp(argv[1], "model") == 0) {
     mirnet::WriteAll(STDOUT_FILENO, mirnet::kModelData, mirnet::kModelSize);
     return 0;
@@ -167,7 +177,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (argc != 3 || std::strcmp(argv[1], "run") != 0) {
-    std::fprintf(stderr, "simulator.py starts this program\n");
+    std::fprintf(stderr, "use python firmware/viewer --simulate\n");
     return 2;
   }
   mirnet::terminal = std::atoi(argv[2]);

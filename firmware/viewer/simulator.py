@@ -1,12 +1,13 @@
-"""The sketch without a board: its own portable sources, compiled for this computer, behind a pseudo-terminal.
+"""Run a sketch without a board: its portable sources, compiled for this computer, behind a pseudo-terminal.
 
-The model is the one compiled into the sketch, run by tflite-micro; the camera is a picture that moves.
+tflite-micro runs the model that is compiled into the sketch. The camera is the sketch's test picture, moving.
 """
 from __future__ import annotations
 
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,38 +17,44 @@ from pathlib import Path
 from typing import IO, Callable
 
 import numpy as np
-from link import HEIGHT, WIDTH, LinkError, from_rgb565, to_rgb565
+from link import InputError, LinkError, from_rgb565, to_rgb565
 
 HERE = Path(__file__).resolve().parent
 SKETCH = HERE.parent / "mirnet_nano33ble"
-BOARD_ONLY = ("board_nano33ble.cpp", "enhancer.cpp", "image_source_camera.cpp")
+BOARD_ONLY = ("board_nano33ble.cpp", "image_source_camera.cpp", "model_runner.cpp")
 FLAGS = ("-std=gnu++14", "-O2")
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 CAMERA_SILENT = 5  # a status of PROTOCOL.md
-ARENA_BYTES = 1 << 20  # of tflite-micro; bookkeeping takes more than on the board
+ARENA_BYTES = 1 << 20  # for tflite-micro, whose bookkeeping takes more on this computer than on the board
 
 Camera = Callable[[], "np.ndarray | None"]
 
 
-def portable_sources() -> list[Path]:
-    """List the sources of the sketch that need no board."""
-    return sorted(path for path in SKETCH.glob("*.cpp") if path.name not in BOARD_ONLY)
+def portable_sources(sketch: Path = SKETCH) -> list[Path]:
+    """List the sources of a sketch that need no board."""
+    return sorted(path for path in sketch.glob("*.cpp") if path.name not in BOARD_ONLY)
 
 
-def build(*, sanitize: bool = False, folder: Path | None = None) -> Path:
-    """Compile the sketch for this computer, or return what was compiled of the same sources before.
+def build(sketch: Path = SKETCH, *, sanitize: bool = False, folder: Path | None = None) -> Path:
+    """Compile a sketch for this computer, unless the same sources have been compiled before. Returns the program.
 
     Raises:
-        LinkError: there is no compiler, or it refuses.
+        InputError: the sketch lacks a file or does not compile.
+        LinkError: there is no compiler, or the program cannot be stored.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
-        raise LinkError("--simulate needs a C++ compiler: install g++, or name another by CXX")
-    sources = [*portable_sources(), HERE / "simulator.cpp"]
-    sketch = SKETCH / "mirnet_nano33ble.ino"
-    command = [compiler, *FLAGS, *(SANITIZERS if sanitize else ()), *map(str, sources), "-x", "c++", str(sketch)]
+        raise LinkError("--simulate needs a C++ compiler: install g++, or name another in CXX")
+    missing = [path.name for path in sorted(SKETCH.glob("*.[chi]*")) if not (sketch / path.name).is_file()]
+    if missing:
+        raise InputError(f"{sketch} is not a whole sketch, it has no {missing[0]}: copy {SKETCH} there and convert "
+                         "your network into the copy")
+    sources = [*portable_sources(sketch), HERE / "simulator.cpp"]
+    main = sketch / f"{SKETCH.name}.ino"
+    command = [compiler, *FLAGS, *(SANITIZERS if sanitize else ()), "-I", str(sketch), *map(str, sources),
+               "-x", "c++", str(main)]
     key = hashlib.sha256(repr(command).encode())
-    for path in sorted([*SKETCH.glob("*.h"), *sources, sketch]):
+    for path in sorted([*sketch.glob("*.h"), *sources, main]):
         key.update(path.read_bytes())
     folder = folder or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mirnet-viewer"
     program = folder / f"simulator-{key.hexdigest()[:16]}"
@@ -58,40 +65,53 @@ def build(*, sanitize: bool = False, folder: Path | None = None) -> Path:
                 made = Path(temporary) / "simulator"
                 result = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
                 if result.returncode:
-                    raise LinkError(f"the sketch does not compile for this computer:\n{result.stderr.strip()}")
+                    raise InputError(f"{sketch} does not compile: {_reason(result.stderr)}")
                 os.replace(made, program)
         except OSError as error:
             raise LinkError(f"cannot write {folder}: {error.strerror}; free space, or set XDG_CACHE_HOME") from error
     return program
 
 
+def _reason(stderr: str) -> str:
+    """Return the sentences of the static assertions that failed, or all that the compiler said."""
+    failed = re.findall(r"static assertion failed[^:]*: (.+)", stderr)
+    return "; ".join(dict.fromkeys(failed)) or stderr.strip()
+
+
 class Simulator:
-    """A board that can be plugged in and out; `port` names its port, which stays the same.
+    """A board that can be plugged in and out. `port` names its port, which stays the same.
 
     Args:
-        camera: returns dark pictures, uint8 (120, 160, 3), or None while the camera is silent; without one the camera
-            sees the sketch's test picture, moving.
+        camera: returns dark pictures, uint8 (height, width, 3) as the sketch has it, or None while the camera is
+            silent; without one the camera shows the sketch's test picture, moving.
+        sketch: the folder of the sketch.
         sanitize: compile with address and undefined behaviour sanitizers.
         folder: where to compile; None: the user's cache.
 
     Raises:
-        LinkError: something is missing that the simulator needs.
+        InputError: the sketch lacks a file, does not compile, or its model is not the one that model_data.h describes.
+        LinkError: the simulator lacks a program or a package.
     """
 
-    def __init__(self, camera: Camera | None = None, *, sanitize: bool = False, folder: Path | None = None) -> None:
-        self._program = build(sanitize=sanitize, folder=folder)
+    def __init__(self, camera: Camera | None = None, *, sketch: Path = SKETCH, sanitize: bool = False,
+                 folder: Path | None = None) -> None:
+        self._program = build(sketch, sanitize=sanitize, folder=folder)
+        width, height, *codes = map(int, self._output("sizes").split())
         self._model = _Model(self._output("model"))
-        self._camera = camera or _moving(self._output("picture"))
+        if codes != [self._model.input_bytes, self._model.output_bytes]:
+            raise InputError(f"{sketch}: model_data.h does not describe the model in model_data.cpp: convert the "
+                             "network again")
+        self._camera = camera or _moving(self._output("picture"), width, height)
         self._folder = tempfile.TemporaryDirectory(prefix="mirnet-")
         self._process: subprocess.Popen[bytes] | None = None
         self.port = str(Path(self._folder.name) / "port")
         self.plug()
 
     def plug(self) -> None:
-        """Plug the board in; the sketch starts anew."""
+        """Plug the board in; the sketch starts from setup()."""
         board_end, computer_end = os.openpty()
         tty.setraw(computer_end)
-        self._ends = board_end, computer_end  # the second is held open, or the first would end with the first viewer
+        self._ends = board_end, computer_end  # the second stays open, or the first would end with the first viewer
         self._process = subprocess.Popen([self._program, "run", str(board_end)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, pass_fds=[board_end], bufsize=0)
         self._thread = threading.Thread(target=self._serve, args=(self._process,), daemon=True)
@@ -99,7 +119,7 @@ class Simulator:
         os.symlink(os.ttyname(computer_end), self.port)
 
     def unplug(self) -> int | None:
-        """Pull the plug. Returns the exit status with which the sketch had ended before, None if it still ran."""
+        """Pull the plug. Returns None if the sketch was running, else the exit status with which it had ended."""
         if self._process is None:
             return None
         os.unlink(self.port)
@@ -124,7 +144,7 @@ class Simulator:
         return subprocess.run([self._program, what], check=True, capture_output=True).stdout
 
     def _serve(self, process: subprocess.Popen[bytes]) -> None:
-        """Answer what the sketch asks of its model and its camera."""
+        """Run the model and take frames when the sketch asks for it."""
         requests, answers = process.stdout, process.stdin
         assert requests is not None and answers is not None
         try:
@@ -136,7 +156,7 @@ class Simulator:
                     answer = None if picture is None else to_rgb565(picture).tobytes()
                 answers.write(b"\0" + answer if answer is not None else bytes([CAMERA_SILENT]))
         except (OSError, EOFError):
-            pass  # the plug is pulled
+            pass  # the board is unplugged
 
 
 class _Model:
@@ -148,6 +168,7 @@ class _Model:
         self._interpreter = runtime.Interpreter.from_bytes(model, arena_size=ARENA_BYTES)
         self._shape = tuple(self._interpreter.get_input_details(0)["shape"])
         self.input_bytes = int(np.prod(self._shape))
+        self.output_bytes = int(np.prod(self._interpreter.get_output_details(0)["shape"]))
 
     def run(self, codes: bytes) -> bytes:
         self._interpreter.set_input(np.frombuffer(codes, np.int8).reshape(self._shape), 0)
@@ -155,8 +176,8 @@ class _Model:
         return self._interpreter.get_output(0).tobytes()
 
 
-def _moving(frame: bytes) -> Camera:
-    picture = from_rgb565(np.frombuffer(frame, np.uint8).reshape(HEIGHT, WIDTH, 2))
+def _moving(frame: bytes, width: int, height: int) -> Camera:
+    picture = from_rgb565(np.frombuffer(frame, np.uint8).reshape(height, width, 2))
     return lambda shifts=itertools.count(step=2): np.roll(picture, -next(shifts), axis=1)  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""The live window: the dark frame left, what the board made of it right."""
+"""The live window: the dark frame on the left, the bright one on the right."""
 from __future__ import annotations
 
 import queue
@@ -7,17 +7,17 @@ import tkinter
 from typing import Iterator
 
 import numpy as np
-from link import HEIGHT, WIDTH, Picture
+from link import Picture
 
-ZOOM = 4  # screen pixels along the side of one of the camera
+PICTURE_WIDTH = 640  # screen pixels of one picture, about
 POLL_MILLISECONDS = 30
 
 
 def show(updates: Iterator[Picture | str]) -> None:
-    """Show pictures and lines of text as they come, until the window is closed.
+    """Show pictures and lines of text as they arrive, until the window is closed.
 
     Args:
-        updates: iterated over in a thread of its own. What it raises is raised here.
+        updates: read in a thread of its own. An exception that it raises is raised here.
     """
     arrived: queue.Queue[Picture | str | BaseException | None] = queue.Queue()
     closed = threading.Event()
@@ -34,7 +34,7 @@ def show(updates: Iterator[Picture | str]) -> None:
 
     window = tkinter.Tk()
     window.title("MIRNet on a Nano 33 BLE Sense")
-    canvas = tkinter.Label(window, background="black", width=2 * ZOOM * WIDTH, height=ZOOM * HEIGHT, image=_image(None))
+    canvas = tkinter.Label(window, background="black")  # as large as its picture
     line = tkinter.Label(window, anchor="w", text="waiting for the first frame")
     canvas.pack()
     line.pack(fill="x")
@@ -63,7 +63,7 @@ def show(updates: Iterator[Picture | str]) -> None:
         raise failure[0]
 
 
-def _image(picture: Picture | None) -> tkinter.PhotoImage:
-    both = np.zeros((HEIGHT, 2 * WIDTH, 3), np.uint8) if picture is None else np.hstack([picture.dark, picture.bright])
+def _image(picture: Picture) -> tkinter.PhotoImage:
+    both = np.hstack([picture.dark, picture.bright])
     ppm = f"P6 {both.shape[1]} {both.shape[0]} 255\n".encode() + both.tobytes()
-    return tkinter.PhotoImage(data=ppm).zoom(ZOOM)
+    return tkinter.PhotoImage(data=ppm).zoom(max(1, PICTURE_WIDTH // picture.dark.shape[1]))

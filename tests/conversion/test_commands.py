@@ -13,14 +13,14 @@ import torch
 from commands import assert_one_error, run
 
 from conversion import compare, to_tflite
-from conversion.deploy import deployable
+from conversion.bridge import convert
 from conversion.frames import calibration_frames
-from conversion.onnx_export import export_onnx
-from conversion.parity import images_to_core
-from conversion.tflite import to_tflite as convert_onnx
+from conversion.mirnet.prepare import prepare
 from mirnet_torch.checkpoint import load_model, save_model
+from mirnet_torch.compact import CompactConfig
 from mirnet_torch.images import write_image
 from mirnet_torch.model import MIRNet, MIRNetConfig
+from mirnet_torch.presets import create_model
 
 CONVERSION = Path(to_tflite.__file__).parent
 
@@ -29,7 +29,7 @@ CONVERSION = Path(to_tflite.__file__).parent
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_model(MIRNet(MIRNetConfig.preset("mcu")), path)
+    save_model(create_model("mcu"), path)
     return path
 
 
@@ -64,11 +64,15 @@ def test_commands_start_as_scripts_and_as_modules(command, tmp_path):
 @pytest.mark.parametrize("arguments, words", [
     (["--size", "161x120"], ["161x120", "multiples of ", "160x120"]),
     (["--size", "0x120"], ["0x120", "multiples of "]),
-    (["--size", "large"], ["'large' is no size", "160x120"]),
+    (["--size", "large"], ["'large' is not a size", "160x120"]),
     (["--target", "esp32"], ["no target 'esp32'", "arduino-tflm, litert"]),
-    (["--arena-limit", "much"], ["'much' is no number of bytes"]),
-    (["--calibration", "missing"], ["missing is no folder"]),
-    (["--pairs", "missing"], ["missing is no folder"]),
+    (["--arena-limit", "much"], ["'much' is not a number of bytes"]),
+    (["--calibration", "missing"], ["missing is not a folder"]),
+    (["--pairs", "missing"], ["missing is not a folder"]),
+    (["--size", "80x40"], ["the sketch's frames have 160x120 pixels, not 80x40", "leave out --size",
+                           "--target litert"]),
+    (["--sketch", "missing"], ["missing is not the sketch", "mirnet_nano33ble"]),
+    (["--sketch", ".", "--target", "litert"], ["--sketch needs C++", "leave out --target"]),
 ])
 def test_bad_arguments(capsys, checkpoint, tmp_path, arguments, words):
     answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", *arguments)
@@ -110,10 +114,23 @@ def test_checkpoints_that_cannot_be_converted(capsys, tmp_path):
     torch.save({"features.0.weight": torch.zeros(3, 3)}, tmp_path / "other.pt")
     assert_one_error(*words_for(tmp_path / "other.pt"), "of another network")
     (tmp_path / "noise.pt").write_bytes(b"noise" * 50)
-    assert_one_error(*words_for(tmp_path / "noise.pt"), "no checkpoint")
+    assert_one_error(*words_for(tmp_path / "noise.pt"), "is not a checkpoint")
     five = MIRNetConfig(in_channels=5, out_channels=5, n_feat=8, n_RRG=1, n_MSRB=1, height=1)
     save_model(MIRNet(five), tmp_path / "five.safetensors")
     assert_one_error(*words_for(tmp_path / "five.safetensors"), "not 5 channels")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("config, words", [
+    (MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=1, height=2), ["published network predicts pictures", "--preset mcu"]),
+    (CompactConfig(in_channels=1), ["RGB frames", "takes 1 channels", "in_channels=3"]),
+    (CompactConfig(cell=10), ["at most 5x5 pixels", "has 10x10", "smaller cells"])], ids=["published", "grey", "cells"])
+def test_networks_that_the_sketch_cannot_use(capsys, tmp_path, config, words):
+    """Before anything is converted: what the compiler or the board would refuse later, and the fix."""
+    save_model(create_model(config), tmp_path / "other.safetensors")
+    answer = run(capsys, to_tflite.main, "--checkpoint", tmp_path / "other.safetensors", "--out", tmp_path / "out",
+                 "--target", "arduino-tflm", "--size", "160x120")
+    assert_one_error(answer.status, answer.err, *words, "--target litert")
     assert not (tmp_path / "out").exists()
 
 
@@ -135,12 +152,11 @@ def test_folders_that_cannot_be_made(capsys, checkpoint, tmp_path):
 def artefacts(checkpoint, tmp_path_factory):
     """ONNX and TFLite files of the checkpoint at 80x40."""
     folder = tmp_path_factory.mktemp("artefacts")
-    deployed = deployable(load_model(checkpoint), height=40, width=80)
-    export_onnx(deployed, folder / "small.onnx", metadata={})
+    prepared = prepare(load_model(checkpoint), (80, 40))
     dark = calibration_frames(None, size=(80, 40), channels=3).pick(4).dark
-    files = convert_onnx(folder / "small.onnx", folder,
-                         calibration=images_to_core(deployed, dark.astype(np.float32) / 255))
-    return folder / "small.onnx", files
+    files = convert(prepared.network, prepared.input_shape, prepared.to_core(dark.astype(np.float32) / 255), folder,
+                    name="small")
+    return files.onnx, files
 
 
 def test_compare_equal_artefacts(capsys, checkpoint, artefacts):

@@ -9,7 +9,7 @@ from commands import assert_one_error, run
 from tiny_models import convert_function
 
 from conversion import judge
-from conversion.judge import best_gamma, block_edges, equalised, gamma, judge_looks, open_board
+from conversion.judge import best_gamma, block_edges, equalise_histogram, find_artifacts, gamma, open_board
 from mirnet_torch.checkpoint import WEIGHTS, load_model
 from mirnet_torch.data import validation_frames
 from mirnet_torch.enhance import enhance
@@ -37,12 +37,13 @@ def test_a_grid_is_seen(frames):
 
 def test_other_faults_are_seen(frames):
     dark, truths = zip(*frames)
-    perfect = judge_looks(lambda frame: frame, truths, truths, 5)
+    perfect = find_artifacts(lambda frame: frame, truths, truths, 5)
     assert (perfect.grid, perfect.cast, perfect.burnt, perfect.lit_gain) == (1, 0, 0, 1)
     assert perfect.lit_psnr == np.inf
-    red = judge_looks(lambda frame: np.minimum(frame.astype(int) + [30, 0, 0], 255).astype(np.uint8), truths, truths, 5)
+    red = find_artifacts(lambda frame: np.minimum(frame.astype(int) + [30, 0, 0], 255).astype(np.uint8), truths, truths,
+                         5)
     assert red.cast > 10
-    burnt = judge_looks(lambda frame: np.full_like(frame, 255), truths, truths, 5)
+    burnt = find_artifacts(lambda frame: np.full_like(frame, 255), truths, truths, 5)
     assert burnt.burnt > 0.9 and burnt.lit_gain > 2 and burnt.lit_psnr < 10
 
 
@@ -52,27 +53,27 @@ def test_best_gamma_is_found(frames):
 
 
 def test_equalised_histogram_is_flat(frames):
-    value = equalised(frames[0][0]).max(2)
+    value = equalise_histogram(frames[0][0]).max(2)
     counts, _ = np.histogram(value, 4, (0, 256))
     assert counts.min() > 0.5 * counts.max()
 
 
 def test_the_board_is_near_the_network(frames, board):
-    """Alike, and no farther from the truth: at most 0.10 dB."""
+    """Near its pictures, and at most 0.10 dB farther from the truth."""
     restore, model = board[0], load_model("mcu")
     dark, truths = zip(*frames)
     ours, exact = [restore(frame) for frame in dark], [enhance(model, frame) for frame in dark]
     assert mean_score(psnr(*pair) for pair in zip(ours, exact)) >= 38
-    assert judge.judge(ours, truths).psnr >= judge.judge(exact, truths).psnr - 0.10
+    assert judge.quality_of(ours, truths).psnr >= judge.quality_of(exact, truths).psnr - 0.10
 
 
 def test_the_shipped_model_s_pictures_have_none_of_the_faults(frames, board):
     restore, cell = board
-    looks = judge_looks(restore, [restore(dark) for dark, _ in frames], [truth for _, truth in frames], cell)
-    assert looks.grid <= 1.05
-    assert looks.cast <= 3  # levels
-    assert looks.burnt <= 0.02
-    assert looks.lit_psnr >= 22 and 0.9 <= looks.lit_gain <= 1.1
+    found = find_artifacts(restore, [restore(dark) for dark, _ in frames], [truth for _, truth in frames], cell)
+    assert found.grid <= 1.05
+    assert found.cast <= 3  # levels
+    assert found.burnt <= 0.02
+    assert found.lit_psnr >= 22 and 0.9 <= found.lit_gain <= 1.1
 
 
 def test_command(capsys, tmp_path):

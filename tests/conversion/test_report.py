@@ -10,42 +10,43 @@ import numpy as np
 import pytest
 from tiny_models import small_network
 
-from conversion.cost import cost
-from conversion.graph import read_graph
-from conversion.parity import LayerDifference, compare
-from conversion.report import Bar, Row, Subject, format_table, summary, to_levels, worst_layers, write_html, write_json
+from conversion.bridge.chain import Row, Tolerance
+from conversion.bridge.cost import cost
+from conversion.bridge.difference import LayerDifference, compare
+from conversion.bridge.graph import read_graph
+from conversion.report import Content, Subject, format_table, summary, to_levels, worst_layers, write_html, write_json
 
 SUBJECT = Subject(
     checkpoint="<best>.safetensors", checkpoint_sha256="ab" * 32, config={"n_feat": 16}, parameters=83211,
-    image=(24, 16), target="arduino-tflm", target_summary="TFLM", calibration="36 frames", judged_by="2 frames",
+    image=(24, 16), target="arduino-tflm", target_summary="TFLM", calibration="36 frames", test_frames="2 frames",
     versions={"torch": "2"}, limits={"arena": 1000, "flash": None})
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def content(tmp_path_factory):
     """Everything a report is written from; the model and its cost are real."""
     graph = read_graph(small_network(tmp_path_factory.mktemp("small") / "small.tflite"))
     random = np.random.default_rng(0)
     picture = random.random((2, 16, 24, 3)).astype(np.float32)
     rows = [Row("PyTorch", psnr=20.0, pictures=picture)]
-    stages = [("deployable form", 1e-6, Bar("max", 2e-5), 0.0), ("ONNX", 0.0, Bar("max", 1e-5), 0.0),
-              ("TFLite int8", 0.03, Bar("mean steps", 1.0), 0.01)]
-    for name, error, bar, step in stages:
+    stages = [("deployable form", 1e-6, Tolerance("max", 2e-5), 0.0), ("ONNX", 0.0, Tolerance("max", 1e-5), 0.0),
+              ("TFLite int8", 0.03, Tolerance("mean steps", 1.0), 0.01)]
+    for name, error, tolerance, step in stages:
         other = picture + np.float32(error) * random.choice([-1, 1], picture.shape).astype(np.float32)
         difference = compare(picture, other)
-        rows.append(Row(name, rows[-1].stage, difference, difference, 20.0 - 4 * error, bar, step, pictures=other))
+        rows.append(Row(name, rows[-1].stage, difference, difference, 20.0 - 4 * error, tolerance, step,
+                        pictures=other))
     rows.append(Row("int8, tflite-micro", skipped="too many multiply-accumulates"))
     layers = [LayerDifference(name, name, name.partition("/")[0], (1, 2, 2, 3), compare(np.ones(9), np.ones(9) + error),
                               0.05) for name, error in [("first/Conv", 0.01), ("second/Conv", 0.3), ("third/Add", 0.0)]]
-    return {"subject": SUBJECT, "rows": rows, "layers": layers, "layers_note": "", "graph": graph, "cost": cost(graph),
-            "files": {"a.tflite": {"bytes": 5, "sha256": "cd" * 32}}}
+    return Content(SUBJECT, rows, layers, "", graph, cost(graph), {"a.tflite": {"bytes": 5, "sha256": "cd" * 32}})
 
 
 @pytest.fixture(scope="module")
-def page(told, tmp_path_factory):
+def page(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     dark = np.random.default_rng(1).integers(0, 60, (2, 16, 24, 3)).astype(np.uint8)
-    write_html(path, names=("one", "two"), dark=dark, bright=dark * 4, **told)
+    write_html(path, content, names=("one", "two"), dark=dark, bright=dark * 4)
     return path.read_text()
 
 
@@ -73,18 +74,21 @@ class Page(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_bars():
+def test_tolerances():
     difference = compare(np.zeros(4), np.array([0.0, 0.0, 0.02, 0.02]))
-    assert Bar("max", 0.02).holds(difference, 0.0) and not Bar("max", 0.019).holds(difference, 0.0)
-    assert Bar("mean steps", 1.0).holds(difference, 0.01) and not Bar("mean steps", 1.0).holds(difference, 0.009)
-    assert Bar("bytes", 2).holds(difference, 0.01) and not Bar("bytes", 1).holds(difference, 0.01)
-    assert Bar("bytes", 0).exact and not Bar("mean steps", 1.0).exact
-    assert Row("a").passed is None and Row("a", change=difference, bar=Bar("bytes", 0)).passed is False
+    assert Tolerance("max", 0.02).holds(difference, 0.0) and not Tolerance("max", 0.019).holds(difference, 0.0)
+    assert Tolerance("mean steps", 1.0).holds(difference, 0.01)
+    assert not Tolerance("mean steps", 1.0).holds(difference, 0.009)
+    assert Tolerance("bytes", 2).holds(difference, 0.01) and not Tolerance("bytes", 1).holds(difference, 0.01)
+    assert Tolerance("SQNR", 30).holds(compare(np.ones(9), np.ones(9) + 0.01), 0.0)
+    assert not Tolerance("SQNR", 41).holds(compare(np.ones(9), np.ones(9) + 0.01), 0.0)
+    assert Tolerance("bytes", 0).exact and not Tolerance("mean steps", 1.0).exact
+    assert Row("a").passed is None and Row("a", change=difference, tolerance=Tolerance("bytes", 0)).passed is False
 
 
-def test_the_printed_table(told):
-    lines = format_table(told["rows"]).splitlines()
-    assert lines[0].split() == ["stage", "max", "mean", "SQNR", "to", "PyTorch", "SQNR", "PSNR", "bar"]
+def test_the_printed_table(content):
+    lines = format_table(content.rows).splitlines()
+    assert lines[0].split() == ["stage", "max", "mean", "SQNR", "to", "PyTorch", "SQNR", "PSNR", "tolerance"]
     assert lines[2].split() == ["PyTorch", "20.00"]
     assert lines[3].startswith("deployable form") and lines[3].endswith("max <= 2e-05 ok")
     assert "equal" in lines[4]
@@ -92,50 +96,50 @@ def test_the_printed_table(told):
     assert lines[6].endswith("not run: too many multiply-accumulates")
 
 
-def test_the_summary_says_where_quality_was_lost(told):
-    text = " ".join(summary(told["rows"], told["layers"], told["cost"]))
+def test_the_summary_says_where_quality_was_lost(content):
+    text = " ".join(summary(content.rows, content.layers, content.cost))
     assert "PyTorch reaches 20.00 dB and TFLite int8 19.88 dB: the conversion costs 0.12 dB" in text
     assert "0.12 dB, at TFLite int8" in text
-    assert "TFLite int8 misses its bar: mean <= 1 step." in text
+    assert "TFLite int8 misses its tolerance: mean <= 1 step." in text
     assert "hurts most: second/Conv (10.5 dB), first/Conv (40.0 dB)." in text
-    assert [layer.b for layer in worst_layers(told["layers"])] == ["second/Conv", "first/Conv"]
+    assert [layer.b for layer in worst_layers(content.layers)] == ["second/Conv", "first/Conv"]
 
 
-def test_json_holds_everything_and_no_infinity(told, tmp_path):
-    write_json(tmp_path / "report.json", **told)
+def test_json_holds_everything_and_no_infinity(content, tmp_path):
+    write_json(tmp_path / "report.json", content)
     text = (tmp_path / "report.json").read_text()
     assert "Infinity" not in text and "NaN" not in text
     document = json.loads(text)
     assert document["parity"][2]["change"]["sqnr_db"] is None and document["parity"][2]["change"]["differing"] == 0
     assert [row["passed"] for row in document["parity"]] == [None, True, True, False, None]
-    assert document["operator_counts"] == told["graph"].counts()
-    assert document["macs"] == sum(operator["macs"] for operator in document["operators"]) == told["cost"].macs
+    assert document["operator_counts"] == content.graph.counts()
+    assert document["macs"] == sum(operator["macs"] for operator in document["operators"]) == content.cost.macs
     assert {"offset", "first", "last", "nbytes"} <= document["arena"]["buffers"][0].keys()
     assert document["subject"]["image"] == [24, 16] and document["files"]["a.tflite"]["bytes"] == 5
 
 
-def test_the_page_is_whole_and_needs_nothing_from_outside(told, page):
+def test_the_page_is_whole_and_needs_nothing_from_outside(content, page):
     parsed = Page(page)
     assert parsed.open == []
     assert parsed.links and all(link.startswith("data:image/png;base64,") for link in parsed.links)
     assert "http" not in page.replace("http-equiv", "") and "@import" not in page and "url(" not in page
     assert parsed.images == 2 * (2 + 4 + 2)  # input, truth, four stages, and differences of those that differ
-    assert parsed.boxes == len(told["cost"].buffers) + 2  # the arena and the layers that are not equal
+    assert parsed.boxes == len(content.cost.buffers) + 2  # the arena and the layers that are not equal
     for text in ("&lt;best&gt;.safetensors", "second/Conv", "missed", "CONV_2D", "equal to PyTorch", "limit\n1,000"):
         assert text in page
     assert "{{" not in page and "{%" not in page
 
 
-def test_pages_are_reproducible_and_bear_no_date(told, page, tmp_path):
+def test_pages_are_reproducible_and_bear_no_date(content, page, tmp_path):
     dark = np.random.default_rng(1).integers(0, 60, (2, 16, 24, 3)).astype(np.uint8)
-    write_html(tmp_path / "again.html", names=("one", "two"), dark=dark, bright=dark * 4, **told)
+    write_html(tmp_path / "again.html", content, names=("one", "two"), dark=dark, bright=dark * 4)
     assert (tmp_path / "again.html").read_text() == page
 
 
-def test_a_report_without_truth_and_layers(told, tmp_path):
-    rows = [dataclasses.replace(row, psnr=None) for row in told["rows"]]
-    write_html(tmp_path / "r.html", names=("one",), dark=np.zeros((1, 16, 24, 1), np.uint8), bright=None,
-               **(told | {"rows": rows, "layers": [], "layers_note": "too large"}))
+def test_a_report_without_truth_and_layers(content, tmp_path):
+    rows = [dataclasses.replace(row, psnr=None) for row in content.rows]
+    bare = dataclasses.replace(content, rows=rows, layers=[], layers_note="too large")
+    write_html(tmp_path / "r.html", bare, names=("one",), dark=np.zeros((1, 16, 24, 1), np.uint8), bright=None)
     assert "No layers were compared: too large." in (tmp_path / "r.html").read_text()
 
 

@@ -72,12 +72,13 @@ int Decode(std::size_t capacity) {
   return 0;
 }
 
-// A camera of 3 rows of 4 bytes that falls silent after so many looks at its
-// wires; prints whether a frame came and its bytes.
+// A camera of 3 rows of 4 bytes that falls silent after so many readings of its
+// wires; prints whether a whole frame came, how often interrupts are still
+// locked, and the frame's bytes.
 class FakePort {
  public:
-  FakePort(long* looks, long silent_after, int* locks)
-      : looks_(looks), silent_after_(silent_after), locks_(locks) {}
+  FakePort(long* readings, long silent_after, int* locks)
+      : readings_(readings), silent_after_(silent_after), locks_(locks) {}
   // A frame: VSYNC high for 4 ticks, 4 of pause, rows of 2 + 8 + 2 ticks; PCLK
   // runs always and is low first.
   bool vsync() { return At(Tick()) < 4; }
@@ -95,27 +96,27 @@ class FakePort {
 
  private:
   static long At(long tick) { return tick % (8 + 3 * 12); }
-  // Every fourth look is a tick further, until the wire is off.
+  // Every fourth reading is a tick further, until the wire is off.
   long Tick() {
-    if (*looks_ < silent_after_) {
-      now_ = *looks_ / 4;
+    if (*readings_ < silent_after_) {
+      now_ = *readings_ / 4;
     }
-    ++*looks_;
+    ++*readings_;
     return now_;
   }
 
-  long* looks_;
+  long* readings_;
   long silent_after_;
   int* locks_;
   long now_ = 0;
 };
 
 int Camera(long silent_after) {
-  long looks = 0;
+  long readings = 0;
   int locks = 0;
   std::uint8_t frame[12] = {};
   const bool whole = mirnet::ReadCameraFrame(
-      FakePort(&looks, silent_after, &locks), 3, 4, frame);
+      FakePort(&readings, silent_after, &locks), 3, 4, frame);
   std::printf("%d %d", whole, locks);
   for (const std::uint8_t byte : frame) {
     std::printf(" %d", byte);
@@ -123,9 +124,9 @@ int Camera(long silent_after) {
   return 0;
 }
 
-// Reports a status and prints what every lamp does, one character for each 10
-// ms: r, g, b or . for none.
-int Lamps(int code) {
+// Reports a status and prints what the lamps do, one character for each 10 ms:
+// r, g, b or . for none.
+int Report(int code) {
   mirnet::Report(static_cast<mirnet::Status>(code));
   for (; clock_millis < 10000; clock_millis += 10) {
     mirnet::UpdateLamps();
@@ -134,11 +135,17 @@ int Lamps(int code) {
   return 0;
 }
 
+// Halts; the clock below prints the red lamp and ends the program.
+[[noreturn]] void Halt(int code) {
+  mirnet::Halt(static_cast<mirnet::Status>(code));
+}
+
 int Budget() {
-  std::printf("%lu %lu %lu %lu", static_cast<unsigned long>(mirnet::kArenaSize),
-              static_cast<unsigned long>(mirnet::kOtherBuffers),
-              static_cast<unsigned long>(mirnet::kFrameSize),
-              static_cast<unsigned long>(mirnet::kModelSize));
+  std::printf(
+      "%lu %lu %lu %lu", static_cast<unsigned long>(mirnet::kArenaBytes),
+      static_cast<unsigned long>(mirnet::kFrameSize + mirnet::kBuffersInUse),
+      static_cast<unsigned long>(mirnet::kFrameSize),
+      static_cast<unsigned long>(mirnet::kModelSize));
   return 0;
 }
 
@@ -154,7 +161,8 @@ bool Write(const std::uint8_t* data, std::size_t size) {
 
 std::uint32_t Millis() { return clock_millis; }
 
-// A fatal report never returns: leave from within, with what it shows.
+// Halt() never returns: end the program from within it after 10 seconds, with
+// what the lamp did and how many bytes were sent.
 void Wait(std::uint32_t milliseconds) {
   clock_millis += milliseconds;
   std::putchar(red_lamp ? 'r' : '.');
@@ -186,8 +194,11 @@ int main(int argc, char** argv) {
   if (std::strcmp(mode, "camera") == 0) {
     return Camera(number);
   }
-  if (std::strcmp(mode, "lamps") == 0) {
-    return Lamps(static_cast<int>(number));
+  if (std::strcmp(mode, "report") == 0) {
+    return Report(static_cast<int>(number));
+  }
+  if (std::strcmp(mode, "halt") == 0) {
+    Halt(static_cast<int>(number));
   }
   if (std::strcmp(mode, "budget") == 0) {
     return Budget();

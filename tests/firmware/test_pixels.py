@@ -1,65 +1,64 @@
 """Pixel arithmetic: Python against torch's floating point, C++ against Python byte for byte."""
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from link import from_rgb565, to_rgb565
 
-from conversion.pixels import HeadTables, apply_maps, head_tables, model_input, rgb565_to_rgb, rgb_to_rgb565
+from conversion.mirnet.pixels import HeadTables, apply_maps, head_tables, model_input
+from mirnet_torch import CompactConfig, CompactMIRNet, camera
 from mirnet_torch.cli import UserError
-from mirnet_torch.model import MIRNet, MIRNetConfig
 
 
 def test_rgb565_keeps_the_high_bits_and_both_ends() -> None:
     words = np.arange(1 << 16, dtype=np.uint16).astype(">u2")[:, None].view(np.uint8)
-    rgb = rgb565_to_rgb(words)
+    rgb = from_rgb565(words)
     assert rgb[0].tolist() == [0, 0, 0] and rgb[-1].tolist() == [255, 255, 255]
-    np.testing.assert_array_equal(rgb_to_rgb565(rgb), words)
+    np.testing.assert_array_equal(to_rgb565(rgb), words)
     exact = np.stack([np.arange(32) / 31, np.arange(32) / 31], -1)  # red and blue are the same 32 levels
     np.testing.assert_allclose(rgb[:32, 2] / 255, exact[:, 0], atol=1 / 255)
 
 
-@pytest.mark.parametrize("shuffle", [4, 5])
-def test_model_input_is_pixel_unshuffle(frames: np.ndarray, shuffle: int) -> None:
-    rgb = rgb565_to_rgb(frames)
-    unshuffled = torch.nn.functional.pixel_unshuffle(torch.tensor(rgb).permute(0, 3, 1, 2), shuffle)
+@pytest.mark.parametrize("cell", [4, 5])
+def test_model_input_is_pixel_unshuffle(frames: np.ndarray, cell: int) -> None:
+    rgb = from_rgb565(frames)
+    unshuffled = torch.nn.functional.pixel_unshuffle(torch.tensor(rgb).permute(0, 3, 1, 2), cell)
     for picture, expected in zip(rgb, unshuffled.permute(0, 2, 3, 1)):
-        np.testing.assert_array_equal(model_input(picture, shuffle=shuffle), expected.numpy().astype(int) - 128)
+        np.testing.assert_array_equal(model_input(picture, cell=cell), expected.numpy().astype(int) - 128)
 
 
-@pytest.mark.parametrize("scale, zero_point, shuffle", [(1 / 127, 0, 4), (0.0069, -17, 5), (0.0069, -17, 1)])
+@pytest.mark.parametrize("scale, zero_point, cell", [(1 / 127, 0, 4), (0.0069, -17, 5), (0.0069, -17, 1)])
 def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, scale: float, zero_point: int,
-                                                         shuffle: int) -> None:
-    tables = head_tables(scale, zero_point, shuffle=shuffle)
-    model = MIRNet(replace(MIRNetConfig.preset("mcu"), shuffle=shuffle))
-    cells = (120 // shuffle, 160 // shuffle, 15)
+                                                         cell: int) -> None:
+    tables = head_tables(scale, zero_point, cell=cell)
+    model = CompactMIRNet(CompactConfig(cell=cell))
+    cells = (120 // cell, 160 // cell, 15)
     rng = np.random.default_rng(0)
-    for rgb in rgb565_to_rgb(frames[:9]):
+    for rgb in from_rgb565(frames[:9]):
         # Gains around 3, mixed a little, an offset of some levels, some of the root; noise from cell to cell.
         centre = np.array([0.25] * 3 + [0] * 9 + [0.2] * 3) / scale + zero_point
         maps = (centre + rng.normal(0, 1, cells) * ([0.08 / scale] * 3 + [0.05 / scale] * 12))
         codes = maps.round().clip(-128, 127).astype(np.int8)
         real = (codes.astype(np.float64) - zero_point) * np.float64(np.float32(scale))
-        exact = model.apply_maps(torch.tensor(rgb / 255).permute(2, 0, 1)[None],
-                                 torch.tensor(real).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+        exact = model.restore(torch.tensor(rgb / 255).permute(2, 0, 1)[None],
+                              torch.tensor(real).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
         error = np.abs(apply_maps(rgb, codes, tables) - 255 * exact.clip(0, 1))
         assert error.max() <= 1.0 and error.mean() <= 0.3  # rounding alone: 0.5 and 0.25
 
 
-@pytest.mark.parametrize("shuffle, grid", [(4, 8), (5, 5)])
-def test_gains_stop_below_64(shuffle: int, grid: int) -> None:
-    tables = head_tables(0.02, -128, shuffle=shuffle)  # maps up to 5.1
+@pytest.mark.parametrize("cell, grid", [(4, 8), (5, 5)])
+def test_gains_stop_below_64(cell: int, grid: int) -> None:
+    tables = head_tables(0.02, -128, cell=cell)  # maps up to 5.1
     assert (64 << 16) - 3 * grid ** 2 < tables.gain.max() * grid ** 2 < 64 << 16 and (np.diff(tables.gain) >= 0).all()
-    white = apply_maps(np.full((2 * shuffle, 2 * shuffle, 3), 4, np.uint8), np.full((2, 2, 15), 127, np.int8), tables)
+    white = apply_maps(np.full((2 * cell, 2 * cell, 3), 4, np.uint8), np.full((2, 2, 15), 127, np.int8), tables)
     assert (white == 255).all()
 
 
 def test_the_sketch_s_tables_are_those_of_python(tables: HeadTables, host_program, frames: np.ndarray,
                                                  maps: np.ndarray) -> None:
     """Every code of every map, one at a time over a whole picture, so that each entry of each table counts."""
-    rgb, neutral = rgb565_to_rgb(frames[4]), np.zeros(15, int)
+    rgb, neutral = from_rgb565(frames[4]), np.zeros(15, int)
     codes = [(channel, code) for channel in (0, 5, 10, 13) for code in range(-128, 128, 5)]
     flat = np.broadcast_to(neutral, (len(codes), *maps[0].shape)).astype(np.int8)
     for number, (channel, code) in enumerate(codes):
@@ -71,8 +70,8 @@ def test_the_sketch_s_tables_are_those_of_python(tables: HeadTables, host_progra
 
 def test_cpp_is_python_byte_for_byte(tables: HeadTables, host_program, frames: np.ndarray, maps: np.ndarray) -> None:
     inputs, back, restored = _run(host_program, frames, maps)
-    for number, rgb in enumerate(rgb565_to_rgb(frames)):
-        np.testing.assert_array_equal(inputs[number], model_input(rgb, shuffle=len(rgb) // len(maps[number])).ravel())
+    for number, rgb in enumerate(from_rgb565(frames)):
+        np.testing.assert_array_equal(inputs[number], model_input(rgb, cell=len(rgb) // len(maps[number])).ravel())
         np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables))
     np.testing.assert_array_equal(back, frames)
 
@@ -84,22 +83,22 @@ def test_cpp_is_python_with_cells_of_other_sizes(other_cells, frames: np.ndarray
     maps = rng.integers(-128, 128, (len(frames), 120 // cell, 160 // cell, 15)).astype(np.int8)
     maps[0], maps[1], maps[2] = 127, -128, np.where(rng.random(maps[2].shape) < 0.5, 127, -128)
     inputs, back, restored = _run(program, frames, maps)
-    for number, rgb in enumerate(rgb565_to_rgb(frames)):
-        np.testing.assert_array_equal(inputs[number], model_input(rgb, shuffle=cell).ravel())
+    for number, rgb in enumerate(from_rgb565(frames)):
+        np.testing.assert_array_equal(inputs[number], model_input(rgb, cell=cell).ravel())
         np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables))
     np.testing.assert_array_equal(back, frames)
 
 
-@pytest.mark.parametrize("scale, shuffle", [(0.1, 4), (0.01, 6)])
-def test_what_the_arithmetic_cannot_do_is_refused(scale: float, shuffle: int) -> None:
+@pytest.mark.parametrize("scale, cell", [(0.1, 4), (0.01, 6)])
+def test_what_the_arithmetic_cannot_do_is_refused(scale: float, cell: int) -> None:
     with pytest.raises(UserError, match="train a network"):
-        head_tables(scale, 0, shuffle=shuffle)
+        head_tables(scale, 0, cell=cell)
 
 
-def test_viewer_converts_as_the_camera(frames: np.ndarray) -> None:
-    from link import from_rgb565, to_rgb565
-    np.testing.assert_array_equal(from_rgb565(frames), rgb565_to_rgb(frames))
-    np.testing.assert_array_equal(to_rgb565(rgb565_to_rgb(frames)), frames)
+def test_viewer_and_training_see_the_same_colours() -> None:
+    """The viewer's RGB565 against that of the camera model, on which networks for the board are trained."""
+    rgb = np.random.default_rng(5).integers(0, 256, (1 << 16, 3), np.uint8)
+    np.testing.assert_array_equal(from_rgb565(to_rgb565(rgb)), camera.to_rgb565(rgb))
 
 
 def _run(host_program, frames: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,8 @@
 """The viewer against the simulator end to end: the sketch's own code behind a pseudo-terminal, under sanitizers."""
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import os
 import random
@@ -22,10 +24,10 @@ import simulator as simulation
 from link import Decoder, Link, LinkError, Message, Type, Unplugged, from_rgb565, to_rgb565, watch
 from PIL import Image
 from simulator import Simulator
-from sketch_tools import FIRMWARE, SKETCH, need
+from sketch_tools import FIRMWARE, SKETCH, constants_of, need, set_constants
 
-from conversion.c_array import read_c_array
-from conversion.pixels import HeadTables, apply_maps, model_input
+from conversion.bridge.c_array import read_c_array
+from conversion.mirnet.pixels import apply_maps, head_tables, model_input
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +46,20 @@ def board(folder: Path) -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def expected(model_constants: dict[str, float], tables: HeadTables) -> Callable[[np.ndarray], np.ndarray]:
-    """The bright picture of a dark one, by the bridge's own Python and tflite-micro."""
+def expected() -> Callable[[np.ndarray], np.ndarray]:
+    return _expected(SKETCH)
+
+
+def _expected(sketch: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what computes the bright picture of a dark one, by the bridge's own Python and tflite-micro."""
     from tflite_micro.python.tflite_micro import runtime
-    interpreter = runtime.Interpreter.from_bytes(read_c_array(SKETCH / "model_data.cpp"), arena_size=1 << 20)
-    shuffle = int(model_constants["kShuffle"])
+    interpreter = runtime.Interpreter.from_bytes(read_c_array(sketch / "model_data.cpp"), arena_size=1 << 20)
+    constants = constants_of(sketch)
+    cell = int(constants["kCell"])
+    tables = head_tables(constants["kOutputScale"], int(constants["kOutputZeroPoint"]), cell=cell)
 
     def enhance(dark: np.ndarray) -> np.ndarray:
-        interpreter.set_input(model_input(dark, shuffle=shuffle)[None], 0)
+        interpreter.set_input(model_input(dark, cell=cell)[None], 0)
         interpreter.invoke()
         return apply_maps(dark, interpreter.get_output(0)[0], tables)
 
@@ -132,29 +140,60 @@ def test_silent_camera_is_said_and_the_rest_still_works(folder: Path) -> None:
         board.close()
 
 
-def test_failed_self_test_stops_the_sketch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A copy of the sketch."""
+    shutil.copytree(SKETCH, tmp_path / "own")
+    return tmp_path / "own"
+
+
+def test_failed_self_test_stops_the_sketch(own: Path, tmp_path: Path) -> None:
     """One wrong byte of the golden output: the board says so, again and again, and obeys nothing."""
-    sketch = tmp_path / "mirnet_nano33ble"
-    shutil.copytree(SKETCH, sketch)
-    shutil.copytree(FIRMWARE / "viewer", tmp_path / "viewer")
-    source = sketch / "golden_vectors.cpp"
+    source = own / "golden_vectors.cpp"
     head, output, codes = source.read_text().partition("kGoldenOutput[kOutputSize] = {\n  ")
     first, comma, rest = codes.partition(",")
     source.write_text(head + output + str(int(first) - 1 if int(first) > 0 else int(first) + 1) + comma + rest)
-    monkeypatch.setattr(simulation, "SKETCH", sketch)
-    monkeypatch.setattr(simulation, "HERE", tmp_path / "viewer")
-    board = Simulator(folder=tmp_path)
+    board = Simulator(sketch=own, folder=tmp_path)
     try:
         answers = _talk(board.port, Message(Type.CAPTURE, 5).encode(), until=Type.STATUS, seconds=1)
         line = next(message for message in answers if message.type == Type.SELF_TEST_TEXT).payload.decode()
         assert line.startswith("self-test=failed") and "differing=1 " in line and "largest=1 " in line
-        link = Link(board.port)
-        for _ in range(2):
-            with pytest.raises(LinkError, match="self-test computed wrong bytes"):
-                link.capture()
-        link.close()
+        _assert_halted(board, "self-test computed wrong bytes")
     finally:
         board.close()
+
+
+@pytest.mark.parametrize("code, failing, frames, said", [
+    ("Status Begin() { return Status::kOk; }", "Status Begin() { return Status::kArena; }", 0,
+     "the model does not fit into its arena"),
+    ("const Status status = Ask('M'",
+     "static int runs = 0; if (++runs > 3) return Status::kInvoke; const Status status = Ask('M'", 2,
+     "the model failed to run")], ids=["begin", "run"])
+def test_a_model_that_fails_halts_the_sketch(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str,
+                                             failing: str, frames: int, said: str) -> None:
+    """At the start, so that loop() never runs; or in the third frame, of which only the dark one is sent."""
+    source = (FIRMWARE / "viewer" / "simulator.cpp").read_text()
+    assert source.count(code) == 1
+    (tmp_path / "simulator.cpp").write_text(source.replace(code, failing))
+    monkeypatch.setattr(simulation, "HERE", tmp_path)
+    board = Simulator(sketch=own, folder=tmp_path)
+    try:
+        answers = _talk(board.port, Message(Type.STREAM, 5, b"\1").encode(), until=Type.SELF_TEST, seconds=1, all=True)
+        kinds = [message.type for message in answers]
+        assert kinds.count(Type.BRIGHT_FRAME) == frames
+        assert kinds.count(Type.DARK_FRAME) == (frames + 1 if frames else 0)
+        assert (Type.SELF_TEST_TEXT in kinds) == bool(frames)
+        _assert_halted(board, said)
+    finally:
+        board.close()
+
+
+def _assert_halted(board: Simulator, said: str) -> None:
+    """The board obeys no command and repeats its status."""
+    with contextlib.closing(Link(board.port)) as link:
+        for ask in (link.info, link.capture, link.self_test):
+            with pytest.raises(LinkError, match=said):
+                ask()
 
 
 def test_frames_of_the_computer(board: Simulator, expected: Callable, frames: np.ndarray) -> None:
@@ -183,6 +222,31 @@ def test_a_port_without_a_board_is_given_up() -> None:
     os.close(theirs)
 
 
+def test_frames_of_another_size_than_the_board_says_are_refused() -> None:
+    """What a viewer and a sketch of different versions would send."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    frame = Message(Type.DARK_FRAME, 2, bytes(8 + 2 * 160 * 120))
+    for info, more, said in ((b"width=80 height=60", [frame], "sent 38408 bytes as a frame of 80x60 pixels"),
+                             (b"width=80", [], "does not say how large its frames are"),
+                             (b"width=80 height=0", [], "does not say how large its frames are")):
+        link = Link(os.ttyname(theirs), patience=5)
+        answers = b"".join(message.encode() for message in (Message(Type.INFO_TEXT, 1, info), *more))
+        thread = threading.Thread(target=_write_all, args=(ours, answers))
+        thread.start()
+        with pytest.raises(LinkError, match=said):
+            link.capture()
+        link.close()
+        thread.join()
+    os.close(ours)
+    os.close(theirs)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data):]
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["--image", "nowhere.png"], "nowhere.png: there is no such file"),
     (["--image", __file__], "it is no picture that can be read"),
@@ -192,7 +256,50 @@ def test_bad_files_get_one_clear_line(folder: Path, tmp_path: Path, arguments: l
     picture = tmp_path / "picture.png"
     Image.new("RGB", (40, 30)).save(picture)
     result = _viewer("--simulate", *(argument.format(picture=picture) for argument in arguments), cache=folder)
-    assert result.returncode == 1 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda sketch: shutil.rmtree(sketch), "it has no board.h: copy "),
+    (lambda sketch: (sketch / "golden_vectors.cpp").unlink(), "it has no golden_vectors.cpp: copy "),
+    (lambda sketch: set_constants(sketch, kOutputChannels=75), "the model has another head: "),
+    (lambda sketch: set_constants(sketch, kArenaBytes=160000), "take too much memory: convert a network with fewer"),
+    (lambda sketch: set_constants(sketch, kInputSize=57605), "convert the network again")])
+def test_bad_sketches_get_one_clear_line(own: Path, tmp_path: Path, change: Callable[[Path], object],
+                                         said: str) -> None:
+    change(own)
+    result = _viewer("--simulate", "--sketch", str(own), "--info", cache=tmp_path)
+    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_sketch_is_for_the_simulator_only(own: Path) -> None:
+    result = _viewer("--sketch", str(own), "--info")
+    assert result.returncode == 2 and "--sketch is for --simulate: add that" in result.stderr
+
+
+def test_simulator_and_viewer_follow_another_sketch(small_sketch: Path, folder: Path, tmp_path: Path) -> None:
+    """A maker's own network, for frames of another size: 80x60 from the camera to the picture file."""
+    enhance = _expected(small_sketch)
+    board = Simulator(sketch=small_sketch, sanitize=True, folder=folder)
+    try:
+        with contextlib.closing(Link(board.port)) as link:
+            assert link.size == (80, 60) and link.self_test()["self-test"] == "passed"
+            assert link.info()["model"] == hashlib.sha256(read_c_array(small_sketch / "model_data.cpp")).hexdigest()
+            for picture in itertools.islice(link.stream(), 3):
+                assert picture.dark.shape == (60, 80, 3)
+                np.testing.assert_array_equal(picture.bright, enhance(picture.dark))
+            with pytest.raises(ValueError, match=r"\(60, 80, 3\), not \(120, 160, 3\)"):
+                link.enhance(np.zeros((120, 160, 3), np.uint8))
+        assert board.unplug() is None, "the sketch died: a sanitizer has spoken on stderr"
+    finally:
+        board.close()
+    photograph = tmp_path / "night.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 60, (300, 500, 3), np.uint8)).save(photograph)
+    result = _viewer("--simulate", "--sketch", str(small_sketch), "--image", str(photograph), "--save", str(tmp_path),
+                     cache=folder)
+    assert result.returncode == 0, result.stderr
+    dark, bright = (np.asarray(Image.open(tmp_path / f"night-{name}.png")) for name in ("dark", "bright"))
+    np.testing.assert_array_equal(bright, enhance(dark))
 
 
 def test_commands(folder: Path, tmp_path: Path, expected: Callable) -> None:

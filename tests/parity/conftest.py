@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from golden import filled
 
-from conversion.deploy import DeployableMIRNet, deployable
-from conversion.equalise import equalised
+from conversion.bridge.chain import TOLERANCES, Artefacts, Link, Row, Tolerance, compare_stages, stages
+from conversion.bridge.runtimes import Stage
 from conversion.frames import calibration_frames, paired_frames, require_disjoint
-from conversion.onnx_export import export_onnx
-from conversion.parity import Difference, Stage, compare, images_to_core, nchw, open_stage
-from conversion.tflite import TFLiteFiles, to_tflite
-from mirnet_torch.model import MIRNet, MIRNetConfig
+from conversion.mirnet.prepare import Prepared, prepare
+from conversion.pipeline import bridge_convert
+from mirnet_torch.presets import create_model
 
-SIZES = {"mcu": (120, 160), "paper": (32, 32)}  # (height, width)
-TABLE: list[tuple[str, str, str, str]] = []  # network, link, figures of today, bar
+SIZES = {"mcu": (160, 120), "paper": (32, 32)}  # (width, height)
+TARGETS = {"mcu": "arduino-tflm", "paper": "litert"}
+TABLE: list[tuple[str, str, str, str]] = []  # network, link, figures of today, tolerance
 
 
 @dataclass
@@ -25,35 +25,20 @@ class Chain:
     """A network with the deterministic weights and everything that was made from it, with real pictures to run."""
 
     name: str
-    model: MIRNet
-    deployed: DeployableMIRNet
-    onnx: Path
-    files: TFLiteFiles
+    prepared: Prepared
+    artefacts: Artefacts
     dark: np.ndarray  # float32 (N, H, W, C) in [0, 1]; none of them was calibrated on
     core: np.ndarray  # the same as core inputs
-    _stages: dict[str, Stage] = field(default_factory=dict)
-    _outputs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)  # of every stage
+    links: dict[str, Link] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
-        if name not in self._stages:
-            source = {"PyTorch": self.model, "deployable": self.deployed, "ONNX": self.onnx}.get(name)
-            if source is not None:
-                self._stages[name] = open_stage(source, size=(self.deployed.height, self.deployed.width))
-            else:
-                kind, _, runtime = name.partition("@")
-                self._stages[name] = open_stage(getattr(self.files, kind), runtime=runtime or "litert")
-        return self._stages[name]
+        return self.links[name].open()
 
-    def difference(self, a: str, b: str, *, raw: bool = False) -> Difference:
-        """Compare the outputs of two stages on all pictures."""
-        for name in (a, b):
-            if name not in self._outputs:
-                codes = self.stage(name).run_raw(self.core)
-                self._outputs[name] = (codes, self.stage(name).real(codes))
-        return compare(self._outputs[a][not raw], self._outputs[b][not raw])
-
-    def row(self, a: str, b: str, figures: str, bar: str) -> None:
-        TABLE.append((self.name, f"{a} -> {b}", figures, bar))
+    def report(self, name: str, figures: str, *, tolerance: Tolerance | None = None, note: str = "") -> None:
+        row = self.rows[name]
+        limit = tolerance or TOLERANCES.get(name)
+        TABLE.append((self.name, f"{row.before} -> {name}", figures, note or str(limit)))
 
 
 @pytest.fixture(scope="session")
@@ -63,30 +48,33 @@ def chains(tmp_path_factory) -> dict[str, Chain]:
 
 @pytest.fixture(params=list(SIZES))
 def chain(request, chains, tmp_path_factory) -> Chain:
-    name = request.param
+    return _chain(request.param, chains, tmp_path_factory)
+
+
+@pytest.fixture
+def mcu(chains, tmp_path_factory) -> Chain:
+    return _chain("mcu", chains, tmp_path_factory)
+
+
+def _chain(name, chains, tmp_path_factory) -> Chain:
     if name not in chains:
         chains[name] = _convert(name, tmp_path_factory.mktemp(name))
     return chains[name]
 
 
-@pytest.fixture
-def mcu(chains, tmp_path_factory) -> Chain:
-    if "mcu" not in chains:
-        chains["mcu"] = _convert("mcu", tmp_path_factory.mktemp("mcu"))
-    return chains["mcu"]
-
-
 def _convert(name: str, folder: Path) -> Chain:
-    height, width = SIZES[name]
-    model = filled(MIRNet(MIRNetConfig.preset(name)))
-    calibration = calibration_frames(None, size=(width, height), channels=3).pick(6)
-    pictures = paired_frames(None, size=(width, height), channels=3).pick(6 if name == "mcu" else 1)
+    model, size = filled(create_model(name)), SIZES[name]
+    calibration = calibration_frames(None, size=size, channels=3).pick(6)
+    pictures = paired_frames(None, size=size, channels=3).pick(6 if name == "mcu" else 1)
     require_disjoint(calibration, pictures)
-    deployed = deployable(equalised(model, nchw(_real(calibration.dark))), height=height, width=width)
-    export_onnx(deployed, folder / f"{name}.onnx", metadata={"preset": name})
-    files = to_tflite(folder / f"{name}.onnx", folder, calibration=images_to_core(deployed, _real(calibration.dark)))
+    prepared = prepare(model, size, _real(calibration.dark))
+    artefacts = bridge_convert(prepared, calibration, folder, target=TARGETS[name], name=name,
+                               metadata={"preset": name})
     dark = _real(pictures.dark)
-    return Chain(name, model, deployed, folder / f"{name}.onnx", files, dark, images_to_core(deployed, dark))
+    core = prepared.to_core(dark)
+    links = stages(prepared.network, prepared.input_shape, artefacts, original=(model, "core"))
+    return Chain(name, prepared, artefacts, dark, core, {row.stage: row for row in compare_stages(links, core)},
+                 {link.name: link for link in links})
 
 
 def _real(frames: np.ndarray) -> np.ndarray:

@@ -19,17 +19,17 @@ int main() {
   if (!ReadFile(in, frame, sizeof frame) || !ReadFile(in, maps, sizeof maps)) {
     return 1;
   }
-  const std::uint32_t start = Instructions();
+  const std::uint64_t start = Instructions();
   mirnet::FillInput(frame, input);
-  const std::uint32_t filled = Instructions();
+  const std::uint64_t filled = Instructions();
   for (int y = 0; y < mirnet::kImageHeight; ++y) {
     mirnet::RestoreRow(frame, maps, y, restored[y]);
   }
-  const std::uint32_t done = Instructions();
+  const std::uint64_t done = Instructions();
   numbers[0] = mirnet::Crc32(0, restored[0], sizeof restored);
-  numbers[3] = Instructions() - done;
-  numbers[1] = filled - start;
-  numbers[2] = done - filled;
+  numbers[3] = static_cast<std::uint32_t>(Instructions() - done);
+  numbers[1] = static_cast<std::uint32_t>(filled - start);
+  numbers[2] = static_cast<std::uint32_t>(done - filled);
   return WriteFile(out, input, sizeof input) &&
                  WriteFile(out, restored, sizeof restored) &&
                  WriteFile(out, numbers, sizeof numbers)

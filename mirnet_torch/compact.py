@@ -1,0 +1,206 @@
+"""Compact MIRNets: they predict colour maps on a coarse grid and apply them to the image.
+
+    cells = to_core(image)            every cell of 5x5 pixels becomes one position with 75 channels
+    maps  = core(cells)               conv_in -> RRG of one MSRB -> conv_out: 15 maps
+    image = restore(image, maps)      the maps, enlarged, are a colour transform for every pixel
+
+The MSRB has the four elements of the published network (`model.py`) in a form for integer kernels: two parallel
+streams; exchange (the coarse stream starts from the output of the fine stream's DAU, the SKFF at the end takes both);
+dual attention; selective fusion. Every activation and gate is piecewise linear. So a network for one camera frame fits
+a Cortex-M4 (`mcu`). `weights/DESIGNS.md` says what each part gains, as measured.
+
+Words: a *cell* is the square of pixels that becomes one position. The *core* is the part that is exported. The *maps*
+are its output. `restore` is not part of the core, because it needs all 8 bits of a pixel.
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirnet_torch.model import DAU, RRG, Resample, conv_same, pad_image, require_integers, total
+
+LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: a gain of 1/e**4 to e**4 and an offset of -1 to 1 share the range [-1, 1]
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """The shape of a compact MIRNet. The defaults are `mcu`.
+
+    Raises:
+        ValueError: a value is out of range; the message names the field.
+    """
+
+    in_channels: int = 3
+    cell: int = 5  # pixels along the side of a cell
+    widths: tuple[int, int] = (16, 24)  # channels of the two streams, the finer first
+
+    def __post_init__(self) -> None:
+        require_integers(self, in_channels=(1, 64), cell=(1, 16))
+        widths = self.widths
+        if not isinstance(widths, (tuple, list)) or len(widths) != 2 or \
+                not all(type(width) is int and 8 <= width <= 4096 for width in widths):
+            raise ValueError(f"widths must be two integers from 8 to 4096, not {widths!r}")
+        object.__setattr__(self, "widths", tuple(widths))  # JSON knows lists only
+
+    @property
+    def maps(self) -> int:
+        """Channels of the core's output: C log gains, C (C - 1) shares, C offsets, C root gains for C colours."""
+        return self.in_channels * (self.in_channels + 2)
+
+    @property
+    def multiple(self) -> int:
+        """The network pads both sides of an image to a multiple of this many pixels."""
+        return 2 * self.cell
+
+    @property
+    def features_per_pixel(self) -> float:
+        """Channels of the largest feature maps for every pixel of the image: what memory grows with."""
+        return self.widths[0] / self.cell ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; `presets.config_from_dict` is the way back."""
+        return {"network": "compact", **asdict(self), "widths": list(self.widths)}
+
+
+class ProjectedSpatialAttention(nn.Module):
+    """Spatial attention: the weight of a position is a convolution over all channels.
+
+    It can learn the mean that the paper takes. It avoids the maximum over channels, which has no fast integer kernel.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.hardsigmoid(self.spatial(x))
+
+
+class PeakChannelAttention(nn.Module):
+    """Channel attention from the mean and the peak of every channel: a peak shows how bright the lights are.
+
+    Source of the second descriptor: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, section 3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = max(channels // 4, 4)
+        self.conv_du = nn.Sequential(nn.Conv2d(2 * channels, squeezed, 1), nn.ReLU(),
+                                     nn.Conv2d(squeezed, channels, 1), nn.Hardsigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        described = torch.cat([x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)], 1)  # (B, 2C, 1, 1)
+        return x * self.conv_du(described)
+
+
+class HardSKFF(nn.Module):
+    """SKFF of two streams. A softmax of two is a sigmoid of their difference; here it is a hard sigmoid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = max(channels // 8, 4)
+        self.conv_du = nn.Sequential(nn.Conv2d(channels, squeezed, 1, bias=False), nn.ReLU())
+        self.fcs = nn.ModuleList(nn.Conv2d(squeezed, channels, 1, bias=False) for _ in range(2))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        squeezed = self.conv_du((first + second).mean((2, 3), keepdim=True))
+        score, other = (fc(squeezed) for fc in self.fcs)
+        weight = F.hardsigmoid(score - other)  # (B, C, 1, 1)
+        return weight * first + (1 - weight) * second
+
+
+class CompactMSRB(nn.Module):
+    """Multi-scale residual block of two streams in one column: information goes down once and up once."""
+
+    def __init__(self, widths: tuple[int, int]) -> None:
+        super().__init__()
+        fine, coarse = widths
+        # The names, and the lists of one item, are those of `model.MSRB`, so that state dicts keep their rows.
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([DAU(width, nn.ReLU(), ProjectedSpatialAttention(width), PeakChannelAttention(width))])
+            for width in widths)
+        shrink = nn.Conv2d(fine, coarse, 2, stride=2, bias=False)  # needs no padding
+        project = nn.Conv2d(coarse, fine, 1, bias=False)  # before enlarging, which is a quarter of the work
+        enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        self.last_up = nn.ModuleDict({"1": Resample(nn.Sequential(project, enlarge))})
+        self.down = nn.ModuleDict({f"{fine}_2": Resample(nn.Sequential(shrink))})
+        self.conv_out = conv_same(fine, 1, bias=True)
+        self.selective_kernel = nn.ModuleList([HardSKFF(fine)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        ((of_fine,), (of_coarse,)) = cast(Any, self.blocks)
+        (down,), (up,), (fuse,) = self.down.values(), self.last_up.values(), self.selective_kernel
+        fine = of_fine(x)
+        coarse = of_coarse(down(fine))
+        return x + self.conv_out(fuse(fine, up(coarse)))
+
+
+class CompactMIRNet(nn.Module):
+    """A network that predicts colour maps: a dark image in, the restored image out.
+
+    Args:
+        config: the network's shape; that of `mcu` by default.
+
+    Shape:
+        (B, in_channels, H, W) -> the same, for any H and W from 1 up; RGB (or grey) in [0, 1]. The output is not
+        clamped, so that a loss has a gradient everywhere.
+    """
+
+    def __init__(self, config: CompactConfig = CompactConfig()) -> None:
+        super().__init__()
+        self.config = config
+        fine = config.widths[0]
+        self.conv_in = nn.Conv2d(config.in_channels * config.cell ** 2, fine, 1)
+        self.body = nn.Sequential(RRG(CompactMSRB(config.widths), conv_same(fine, 1)))
+        self.conv_out = nn.Conv2d(fine, config.maps, 1)
+
+    @property
+    def multiple(self) -> int:
+        """`to_core` takes sides that are multiples of this many pixels."""
+        return self.config.multiple
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        padded = pad_image(image, self.config.in_channels, self.multiple)
+        return self.restore(padded, self.core(self.to_core(padded)))[..., :height, :width]
+
+    def to_core(self, image: Tensor) -> Tensor:
+        """Turn pixels into cells: (B, C, H, W) -> (B, C * cell**2, H / cell, W / cell)."""
+        return F.pixel_unshuffle(image, self.config.cell)
+
+    def core(self, cells: Tensor) -> Tensor:
+        """Turn cells into maps (B, C (C + 2), H / cell, W / cell). This is what is exported."""
+        return self.conv_out(self.body(self.conv_in(cells)))
+
+    def restore(self, image: Tensor, maps: Tensor) -> Tensor:
+        """Return the restored image, of the shape of `image`: a colour transform whose factors vary with the position.
+
+        The maps are, for C colours, C log gains, C (C - 1) shares, C offsets and C root gains, bilinearly enlarged.
+        Output c is r[c] + the sum over the others d of share[c, d] * r[d] + offset[c], with r = gain * image +
+        root_gain * sqrt(image). The root brightens the darkest levels of a cell more than the others. They need it,
+        because the transfer curve of a camera is a straight line there.
+        """
+        channels = self.config.in_channels
+        with torch.autocast(image.device.type, enabled=False):  # bfloat16 has 8 bits, too few for a gain
+            maps = maps.to(torch.promote_types(maps.dtype, image.dtype))
+            maps = torch.cat([(LOG_GAIN_SCALE * maps[:, :channels]).exp(), maps[:, channels:]], 1)
+            gain, shares, offset, root_gain = enlarged(maps, self.config.cell).split(
+                [channels, channels * (channels - 1), channels, channels], 1)
+            raised = gain * image + root_gain * image.clamp(min=0).sqrt()
+            restored = []
+            for c, row in enumerate(shares.unflatten(1, (channels, channels - 1)).unbind(1)):
+                others = [raised[:, d] for d in range(channels) if d != c]
+                mixed = [share * other for share, other in zip(row.unbind(1), others)]
+                restored.append(total([raised[:, c], *mixed, offset[:, c]]))
+            return torch.stack(restored, 1)
+
+
+def enlarged(maps: Tensor, factor: int) -> Tensor:
+    """Enlarge (B, C, H, W) as bilinear `F.interpolate` does, by two matrix products: a training is a third faster."""
+    rows, columns = (F.interpolate(torch.eye(side, dtype=maps.dtype, device=maps.device)[None], scale_factor=factor,
+                                   mode="linear", align_corners=False)[0] for side in maps.shape[-2:])
+    return rows.T @ (maps @ columns)

@@ -1,0 +1,253 @@
+"""The options of training: one dataclass, whose fields are the options of the command.
+
+The text under a field is its `--help`; `Range` in its annotation is the closed range of its values.
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Sequence, get_args, get_origin, get_type_hints
+
+from mirnet_torch.cli import Size, UserError, parse_size
+from mirnet_torch.presets import PRESETS
+
+
+class Range(NamedTuple):
+    """The closed range of a number, or of all numbers of a tuple."""
+
+    low: float
+    high: float
+
+
+Count = Annotated[int, Range(1, 10 ** 9)]
+Side = Range(1, 65535)  # pixels
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of a training run. The defaults are the paper's recipe; `for_preset` gives those of other networks.
+
+    Raises:
+        UserError: a value is out of its range, or two contradict each other.
+    """
+
+    data: Path | None = None
+    """folder with low/ and high/, train/ and val/, or our485/ and eval15/; without it: photographs inside
+    scikit-image, darkened by a camera model"""
+    out: Path | None = None
+    """run folder to create (default: runs/PRESET)"""
+    preset: str = "paper"
+    """network, and the defaults of all options"""
+    config: Path | None = None
+    """JSON file that describes the network, instead of the preset's: the fields of MIRNetConfig, or
+    "network": "compact" and those of CompactConfig"""
+    init: str | Path | None = None
+    """network and first weights: a checkpoint file, or a preset whose trained weights ship (mcu)"""
+    seed: Annotated[int, Range(0, 2 ** 63 - 1)] = 0
+    """seed of all random numbers"""
+
+    epochs: Count = 200
+    """passes over the training pairs"""
+    batch: Annotated[int, Range(1, 65536)] = 16
+    """patches per process and step"""
+    patch: Annotated[Size, Side] = (128, 128)
+    """size of the patches, WIDTHxHEIGHT or one number"""
+    flips: bool = True
+    """flip patches left-right and upside down"""
+    rotations: bool = True
+    """turn patches by quarter turns"""
+    scales: bool = False
+    """cut patches at all scales, from single pixels up to the whole image, and resize them to --patch"""
+    jitter: bool = False
+    """vary exposure, white balance and noise of every other dark patch, and round half of these to RGB565"""
+    relight: bool = False
+    """make every tenth dark patch from its bright partner: half of these normally lit, so that the network learns not
+    to change such images, half in less light"""
+    relight_from: Annotated[float, Range(1e-3, 1)] = 0.02
+    """the least light for --relight, relative to the bright partner"""
+    mixup_alpha: Annotated[float, Range(0, 1e3)] = 1.2
+    """A of Beta(A, A), from which MixUp draws the weights of blended pairs; 0: no MixUp"""
+    mixup_from: Count = 6
+    """first epoch with MixUp"""
+
+    lr: Annotated[float, Range(1e-12, 1e3)] = 2e-4
+    """highest learning rate (Adam)"""
+    lr_min: Annotated[float, Range(0, 1e3)] = 1e-6
+    """learning rate at the end of the cosine"""
+    warmup_epochs: Annotated[int, Range(0, 10 ** 9)] = 3
+    """epochs of linear warm-up; at most half of all epochs are used for it"""
+    betas: Annotated[tuple[float, float], Range(0, 1 - 1e-9)] = (0.9, 0.999)
+    """Adam's decay rates"""
+    weight_decay: Annotated[float, Range(0, 1e3)] = 1e-8
+    """Adam's weight decay"""
+    charbonnier_eps: Annotated[float, Range(1e-9, 1e3)] = 1e-3
+    """epsilon of the Charbonnier loss, mean of sqrt(difference^2 + epsilon^2)"""
+    brightness: Annotated[float, Range(0, 1)] = 1.0
+    """weight, 0 to 1, of the loss on unchanged outputs; the rest is the weight of the loss on outputs that are first
+    scaled to the brightness of the truth"""
+    clip: Annotated[float, Range(0, 1e9)] = 1.0
+    """clip the gradient to this norm; 0: do not clip"""
+    ema: Annotated[float, Range(0, 1 - 1e-9)] = 0.999
+    """decay of the averaged weights per step; 0: no averaging"""
+
+    val_size: Annotated[Size | None, Side] = None
+    """validate on images cropped and box-filtered to WIDTHxHEIGHT, or 'full'"""
+    validate_every: Count = 1
+    """epochs from one validation to the next"""
+    checkpoint_minutes: Annotated[float, Range(0, 1e6)] = 10.0
+    """minutes between checkpoints within an epoch"""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, mps, or auto: the first of cuda, mps, cpu that is there"""
+    bf16: bool = True
+    """compute in bfloat16 on CUDA devices that support it"""
+    channels_last: bool = True
+    """keep the channels innermost in memory, which is faster"""
+    compile: bool = False
+    """compile the network first (torch.compile)"""
+    workers: Annotated[int | None, Range(0, 256)] = None
+    """processes that load data (default: 0 on the CPU, else up to 8)"""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "out", "config"):
+            path = getattr(self, name)
+            object.__setattr__(self, name, None if path is None else Path(path))
+        object.__setattr__(self, "init", None if self.init is None else os.fspath(self.init))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        check(self)
+
+    @classmethod
+    def for_preset(cls, name: str, **changes: Any) -> TrainOptions:
+        """Return the recipe of a preset, with changes.
+
+        Raises:
+            UserError: there is no such preset, or a value is out of its range.
+        """
+        return cls(**{"preset": name, **RECIPES.get(name, {}), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values with absolute paths; `TrainOptions(**fields)` is the inverse."""
+        values = {name: str(value.resolve()) if isinstance(value, Path) else value
+                  for name, value in vars(self).items()}
+        if self.init is not None and self.init not in PRESETS:
+            values["init"] = str(Path(self.init).resolve())
+        return values
+
+
+# How the recipe of a preset differs from the paper's.
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    # Whole camera frames and parts of them; a small network needs a larger learning rate and many epochs.
+    "mcu": {"patch": (160, 120), "scales": True, "jitter": True, "relight": True, "mixup_alpha": 0.0,
+            "brightness": 0.3, "epochs": 400, "lr": 2e-3, "val_size": (160, 120), "validate_every": 10},
+}
+# Options that may change when a run is resumed, because the result does not depend on them.
+FREE = ("data", "checkpoint_minutes", "workers")
+
+
+def check(options: TrainOptions) -> None:
+    """Raise a UserError that names the option unless every value is in its range and none contradicts another."""
+    if options.preset not in PRESETS:
+        raise UserError(f"--preset must be one of {', '.join(PRESETS)}, not {options.preset}")
+    hints = get_type_hints(TrainOptions, include_extras=True)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if get_origin(hints[field.name]) is not Annotated or value is None and field.default is None:
+            continue
+        low, high = hints[field.name].__metadata__[0]
+        for number in value if isinstance(value, tuple) else [value]:
+            if not isinstance(number, (int, float)) or not low <= number <= high:
+                raise UserError(f"{flag(field.name)} must be from {low} to {high}, not {shown(field.name, number)}")
+    if options.lr_min > options.lr:
+        raise UserError(f"--lr-min ({options.lr_min}) must not be above --lr ({options.lr})")
+
+
+def parse_arguments(arguments: Sequence[str] | None, description: str) -> dict[str, Any]:
+    """Return the given options by field name, and the run folder of --resume, if given, as "resume"."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mirnet_torch.train", description=description, argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit status: 0 when finished, 2 after an error, 130 or 143 after Ctrl-C or SIGTERM, which leave a "
+               "checkpoint to resume from.")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="resume the training in this run folder, with "
+                                                                   "the options stored there")
+    add_arguments(parser)
+    return vars(parser.parse_args(arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every option; its help is the text under the field and the defaults."""
+    types, texts = get_type_hints(TrainOptions), field_texts(TrainOptions)
+    for field in dataclasses.fields(TrainOptions):
+        arguments = get_args(types[field.name])
+        kind = arguments[0] if type(None) in arguments else types[field.name]
+        if kind is bool:
+            form: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        elif kind == Size:
+            form = {"type": _size, "metavar": "SIZE"}
+        elif get_origin(kind) is tuple:
+            form = {"type": arguments[0], "nargs": len(arguments), "metavar": ("N",) * len(arguments)}
+        elif field.name == "preset":
+            form = {"choices": tuple(PRESETS)}
+        else:
+            form = {"type": kind, "metavar": {Path: "PATH", str: "NAME"}.get(kind, "N")}
+        defaults = [shown(field.name, field.default)] if field.default is not None or kind == Size else []
+        defaults += [f"{preset}: {shown(field.name, recipe[field.name])}" for preset, recipe in RECIPES.items()
+                     if field.name in recipe]
+        default = f" (default: {'; '.join(defaults)})" if defaults else ""
+        parser.add_argument(flag(field.name), help=texts[field.name] + default, **form)
+
+
+def command_line(options: TrainOptions) -> str:
+    """Return the command that gives these options."""
+    recipe = TrainOptions.for_preset(options.preset)
+    words = ["python", "-m", "mirnet_torch.train", "--preset", options.preset]
+    for name, value in vars(options).items():
+        if value == getattr(recipe, name):
+            continue
+        if isinstance(value, bool):
+            words.append(flag(name if value else f"no_{name}"))
+        else:
+            text = shown(name, value)
+            words += [flag(name), *(text.split(" ") if isinstance(value, tuple) else [text])]
+    return shlex.join(words)
+
+
+def field_texts(options: type) -> dict[str, str]:
+    """Return the text under every field of a dataclass, each as one line."""
+    (definition,) = ast.parse(inspect.getsource(options)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {field.target.id: " ".join(text.value.value.split())
+            for field, text in zip(definition.body, definition.body[1:])
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+            and isinstance(text.value.value, str)}
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field: "lr_min" becomes "--lr-min"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def shown(name: str, value: Any) -> str:
+    """Return an option's value as a user types or reads it."""
+    if value is None:
+        return "full" if name in ("patch", "val_size") else "not given"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ("x" if isinstance(value[0], int) else " ").join(str(part) for part in value)
+    return str(value)
+
+
+def _size(text: str) -> Size | None:
+    """Read "160x120" as (160, 120), "128" as (128, 128), "full" as None; `check` refuses sizes out of range."""
+    if text == "full":
+        return None
+    return parse_size(f"{text}x{text}" if text.isdecimal() else text.lower(), low=0)

@@ -1,0 +1,84 @@
+"""Build networks from preset names or configurations. Only this module knows that there are two kinds of network.
+
+    create_model("paper")          untrained; `checkpoint.load_model` returns trained ones
+    create_model(CompactConfig(cell=4))
+"""
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from mirnet_torch.compact import CompactConfig, CompactMIRNet
+from mirnet_torch.model import MIRNet, MIRNetConfig
+
+Config = MIRNetConfig | CompactConfig
+Network = MIRNet | CompactMIRNet
+
+PRESETS: dict[str, Config] = {
+    "paper": MIRNetConfig(),  # the published network: 31,787,419 parameters, 480 GMAC for 256x256
+    "mcu": CompactConfig(),  # one 160x120 camera frame on a Cortex-M4: 21,785 parameters, 8 MMAC a frame
+}
+_KINDS: dict[str, type[MIRNetConfig] | type[CompactConfig]] = {"mirnet": MIRNetConfig, "compact": CompactConfig}
+
+
+def create_model(preset_or_config: str | Config) -> Network:
+    """Build an untrained network.
+
+    Args:
+        preset_or_config: a name of `PRESETS`, or a configuration.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    config = find_preset(preset_or_config) if isinstance(preset_or_config, str) else preset_or_config
+    return MIRNet(config) if isinstance(config, MIRNetConfig) else CompactMIRNet(config)
+
+
+def find_preset(name: str) -> Config:
+    """Return a configuration of `PRESETS` by its name.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def config_from_dict(fields: Mapping[str, Any]) -> Config:
+    """Build a configuration from JSON values: the inverse of `to_dict`.
+
+    "network" names the kind, "mirnet" (also without it) or "compact"; the other values are the fields of its
+    configuration.
+
+    Raises:
+        ValueError: there is no such kind, or a value does not fit; the message names it.
+        TypeError: there is no such field.
+    """
+    fields = dict(fields)
+    if "head" in fields:
+        fields = _from_version_0_1(fields)
+    kind = fields.pop("network", "mirnet")
+    if kind not in _KINDS:
+        raise ValueError(f"network must be one of {', '.join(_KINDS)}, not {kind!r}")
+    return _KINDS[kind](**fields)
+
+
+# Version 0.1 had one kind of network with more fields. These are their values for today's two kinds.
+_PUBLISHED_0_1 = {"shuffle": 1, "widths": None, "activation": "prelu", "gate": "sigmoid", "exchange": "full",
+                  "resample": "residual", "spatial_kernel": 5, "tail_kernel": 3, "attention": "dual",
+                  "fusion": "selective", "head": "residual"}
+_COMPACT_0_1 = {"kernel_size": 1, "stride": 2, "n_RRG": 1, "n_MSRB": 1, "height": 2, "width": 1, "bias": True,
+                "activation": "relu", "gate": "hard_sigmoid", "exchange": "down", "resample": "plain",
+                "spatial_kernel": 3, "tail_kernel": 1, "attention": "peak", "fusion": "selective", "head": "affine"}
+
+
+def _from_version_0_1(fields: dict[str, Any]) -> dict[str, Any]:
+    if _PUBLISHED_0_1.items() <= fields.items():
+        return {name: value for name, value in fields.items() if name not in _PUBLISHED_0_1}
+    if _COMPACT_0_1.items() <= fields.items():
+        return {"network": "compact", "in_channels": fields.get("in_channels"), "cell": fields.get("shuffle"),
+                "widths": fields.get("widths")}
+    wanted = _COMPACT_0_1 if fields["head"] == "affine" else _PUBLISHED_0_1
+    other = next((name for name, value in wanted.items() if fields.get(name) != value), "head")
+    raise ValueError(f"it was made by version 0.1 with {other}={fields.get(other)!r}, a network that this version does "
+                     "not have: use version 0.1")

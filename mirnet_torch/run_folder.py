@@ -1,0 +1,209 @@
+"""The files of a training run, the signals that stop it, and the checks before it is resumed.
+
+A run folder holds `last.pt` (everything needed to resume), `best.safetensors` (the averaged weights with the highest
+validation PSNR) and TensorBoard's event files.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import signal
+import sys
+import threading
+import time
+import types
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+import torch
+
+from mirnet_torch.checkpoint import read_pickle, save_model
+from mirnet_torch.cli import UserError, atomic_path, make_folder
+from mirnet_torch.options import FREE, TrainOptions, flag, shown
+from mirnet_torch.presets import Network
+
+LAST, BEST = "last.pt", "best.safetensors"
+# The content of `last.pt`, which `train.save` writes.
+FIELDS: dict[str, Any] = {
+    "config": dict, "options": dict, "command": str, "data": dict, "world": int, "threads": int, "step": int,
+    "validated": int, "loss_sum": float, "best": (dict, type(None)), "model": dict, "ema": dict, "optimizer": dict,
+    "random": torch.Tensor}
+
+
+class TrainingInterrupted(Exception):
+    """A signal stopped the training, and its checkpoint is written; the message says how to resume."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class RunFolder:
+    """The files of one run. Only the first process (rank 0) writes them.
+
+    Args:
+        path: the folder, created if needed.
+        rank: this process.
+        world: number of processes.
+
+    Raises:
+        UserError: the folder cannot be created or written.
+    """
+
+    def __init__(self, path: Path, *, rank: int = 0, world: int = 1) -> None:
+        self.path, self.rank, self.world = make_folder(path), rank, world
+        self.last, self.best = path / LAST, path / BEST
+        self._saved_at = time.monotonic()
+
+    @property
+    def minutes_since_save(self) -> float:
+        """Minutes since `last.pt` was last written, or since the folder was opened."""
+        return (time.monotonic() - self._saved_at) / 60
+
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes this run."""
+        return resume_command(self.path, self.world)
+
+    def save(self, content: Mapping[str, Any]) -> None:
+        """Write `last.pt`, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._saved_at = time.monotonic()
+        if self.rank:
+            return
+        try:
+            with atomic_path(self.last) as temporary, open(temporary, "wb") as file:
+                torch.save(content, file)
+        except OSError as error:
+            kept = f"; the state before it is kept, go on with --resume {self.path}" if self.last.exists() else ""
+            raise UserError(f"cannot write {self.last}: {error.strerror}{kept}") from error
+
+    def save_best(self, model: Network, notes: Mapping[str, Any]) -> None:
+        """Write `best.safetensors`, whole or not at all."""
+        if not self.rank:
+            save_model(model, self.best, notes=notes)
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of a process that was killed while writing."""
+        if self.rank:
+            return
+        for path in (self.last, self.best):
+            for leftover in self.path.glob(f".{path.stem}-*{path.suffix}"):
+                leftover.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def writer(self, step: int) -> Iterator[Any]:
+        """Yield TensorBoard's writer, or None in processes that do not write; older events after `step` are dropped.
+
+        Raises:
+            UserError: the event file cannot be written.
+        """
+        if self.rank:
+            yield None
+            return
+        # TensorBoard imports TensorFlow if it is installed, for file systems that we do not use; this prevents it.
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
+        from torch.utils.tensorboard import SummaryWriter
+        writer = SummaryWriter(str(self.path), purge_step=step + 1 if step else None)
+        before = threading.excepthook  # on a full disk TensorBoard's thread fails first; flush() then raises it here
+        threading.excepthook = lambda failure: None if isinstance(failure.exc_value, OSError) else before(failure)
+        try:
+            yield writer
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise UserError(f"cannot write into {self.path}: {error.strerror}; fix that, then go on with: "
+                            f"{self.resume_command}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                writer.close()
+            threading.excepthook = before
+
+
+def resume_command(run: Path, world: int) -> str:
+    """Return the command that resumes a training run of `world` processes."""
+    launcher = f"torchrun --nproc-per-node {world}" if world > 1 else "python"
+    return f"{launcher} -m mirnet_torch.train --resume {shlex.quote(str(run))}"
+
+
+class Signals:
+    """Store the first SIGINT or SIGTERM in `received` instead of ending; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.received = number
+        signal.signal(number, self.before[number])
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Return the content of `last.pt` in a run folder.
+
+    Raises:
+        UserError: the folder has none, or it is damaged or not a training checkpoint of this version.
+    """
+    if not (run / LAST).is_file():
+        raise UserError(f"{run} holds no training to resume: there is no {LAST} in it")
+    saved = read_pickle(run / LAST)
+    with of_this_version(run):
+        for name, kind in FIELDS.items():
+            if not isinstance(saved[name], kind):
+                raise TypeError(f"its {name} is of type {type(saved[name]).__name__}")
+    return saved
+
+
+@contextlib.contextmanager
+def of_this_version(run: Path) -> Iterator[None]:
+    """Turn errors from unexpected content of `last.pt` into one UserError that names the file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, UserError) as error:
+        cause = f"it has no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        shown_cause = cause if len(cause) <= 300 else f"{cause[:300]} ..."
+        raise UserError(f"{run / LAST} is not a training checkpoint of this version: {shown_cause}") from None
+
+
+def options_to_resume(run: Path, saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainOptions:
+    """Return the saved options with the given changes, which must not change the result.
+
+    Raises:
+        UserError: a change would change the result, or the saved options are not of this version.
+    """
+    with of_this_version(run):
+        options = TrainOptions(**saved["options"])
+    before, after = options.to_dict(), dataclasses.replace(options, **changes).to_dict()
+    for name in changes:
+        if name not in FREE and after[name] != before[name]:
+            raise UserError(f"{flag(name)} was {shown(name, before[name])} when this training started, and "
+                            f"{shown(name, after[name])} would change its result: leave it out, or start another run")
+    free = {name: value for name, value in changes.items() if name in FREE}
+    return dataclasses.replace(options, **free, out=run)
+
+
+def check_processes(folder: RunFolder, saved: Mapping[str, Any]) -> None:
+    """Raise a UserError unless a training run is resumed with as many processes as it started with."""
+    if saved["world"] != folder.world:
+        raise UserError(f"this training started with {saved['world']} processes, not {folder.world}: "
+                        f"{resume_command(folder.path, saved['world'])}")
+
+
+def check_data(files: str, saved: Mapping[str, Any]) -> None:
+    """Raise a UserError unless the data have the same fingerprint as when the training run started."""
+    if saved["data"]["files"] != files:
+        raise UserError(f"the data are not those this training started with ({saved['data']['name']}): names or "
+                        "sizes of files differ; give the same with --data")

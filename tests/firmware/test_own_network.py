@@ -1,0 +1,107 @@
+"""A maker's own network: weights -> `--sketch` -> the simulator answers with the bytes that Python computes."""
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_error, run
+from link import Link, from_rgb565, to_rgb565
+from simulator import Simulator
+from sketch_tools import SKETCH
+
+from conversion import to_tflite
+from conversion.bridge.c_array import read_c_array
+from conversion.judge import open_board
+from conversion.mirnet import sketch as contract
+from mirnet_torch import create_model, save_model
+from mirnet_torch.cli import UserError
+from mirnet_torch.data import validation_frames
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(1)
+    model = create_model("mcu")
+    with torch.no_grad():
+        model.conv_out.weight *= 8  # maps of a trained network's size
+    path = tmp_path_factory.mktemp("checkpoint") / "mine.safetensors"
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture
+def sketch(tmp_path) -> Path:
+    return shutil.copytree(SKETCH, tmp_path / SKETCH.name)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_own_weights_in_the_sketch_answer_with_python_s_bytes(capsys, checkpoint, sketch, tmp_path) -> None:
+    before = contents(sketch)
+    answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--sketch", sketch)
+    assert answer.status == 0, answer.err
+    assert "The model is in the sketch" in answer.out.splitlines()[-1]
+    after = contents(sketch)
+    assert before.keys() == after.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == set(contract.GENERATED) - {"golden_vectors.h"}  # which says the same of every model
+    for name in contract.GENERATED:
+        assert after[name] == (tmp_path / "out" / name).read_bytes()
+    model = tmp_path / "out" / "mine_int8.tflite"
+    assert read_c_array(sketch / "model_data.cpp") == model.read_bytes()
+    board, _ = open_board(model)
+    with contextlib.closing(Simulator(sketch=sketch, folder=tmp_path / "cache")) as simulator:
+        with contextlib.closing(Link(simulator.port)) as link:
+            assert link.self_test()["self-test"] == "passed"
+            for _, dark, _ in list(validation_frames(None, (160, 120)))[:2]:
+                seen = from_rgb565(to_rgb565(dark))  # what the board's camera would have sent
+                picture = link.enhance(dark)
+                np.testing.assert_array_equal(picture.dark, seen)
+                np.testing.assert_array_equal(picture.bright, board(seen))
+
+
+def test_the_shipped_sketch_holds_what_the_bridge_writes_today(capsys, sketch, tmp_path) -> None:
+    """Model, header and golden vectors, byte for byte: nothing in the sketch was typed by hand."""
+    before = contents(sketch)
+    assert run(capsys, to_tflite.main, "--checkpoint", "mcu", "--out", tmp_path / "out", "--sketch", sketch).status == 0
+    assert contents(sketch) == before
+
+
+def test_a_model_that_is_refused_leaves_the_sketch_alone(capsys, checkpoint, sketch, tmp_path) -> None:
+    before = contents(sketch)
+    answer = run(capsys, to_tflite.main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--sketch", sketch,
+                 "--arena-limit", "8k")
+    assert_one_error(answer.status, answer.err, "the arena needs ", "the limit is 8,000")
+    assert contents(sketch) == before and not (tmp_path / "out").exists()
+
+
+def test_all_files_or_none(sketch, tmp_path, monkeypatch) -> None:
+    """The disk fails at the third of the four files: the first two are what they were."""
+    before = contents(sketch)
+    new = tmp_path / "new"
+    new.mkdir()
+    for name in contract.GENERATED:
+        (new / name).write_text("another model")
+    replace, calls = os.replace, []
+
+    def fail_at_the_third(source, target):
+        calls.append(target)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_the_third)
+    with pytest.raises(UserError, match="No space left on device; it is as it was"):
+        contract.install([new / name for name in contract.GENERATED], sketch)
+    assert contents(sketch) == before
+    monkeypatch.undo()
+    contract.install([new / name for name in contract.GENERATED], sketch)
+    changed = {name for name, content in contents(sketch).items() if content == b"another model"}
+    assert changed == set(contract.GENERATED)
