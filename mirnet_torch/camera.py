@@ -44,6 +44,24 @@ RETAKE = Camera(exposure=(0.7, 1.4), white_balance=(0.9, 1.1), full_well=(4000.0
 FULL_LIGHT = Camera(exposure=(0.9, 1.0), white_balance=(0.97, 1.03))
 
 
+@dataclass(frozen=True)
+class Shot:
+    """What a camera and its light drew for one frame."""
+
+    exposure: float  # light reaching the sensor
+    balance: np.ndarray  # gains of red, green and blue, float32 (3,)
+    full_well: float  # electrons
+    read_noise: float  # electrons
+
+
+def draw_shot(rng: np.random.Generator, camera: Camera = DARK) -> Shot:
+    """Draw a frame's exposure, white balance and noise from a camera's ranges."""
+    exposure = _log_uniform(rng, camera.exposure)
+    red, blue = _log_uniform(rng, camera.white_balance), _log_uniform(rng, camera.white_balance)
+    return Shot(exposure, np.array([red, 1, blue], np.float32), _log_uniform(rng, camera.full_well),
+                rng.uniform(*camera.read_noise))
+
+
 def darken(image: np.ndarray, *, rng: np.random.Generator, camera: Camera = DARK, rgb565: bool = False) -> np.ndarray:
     """Return the frame that a camera records of a scene with less light.
 
@@ -56,16 +74,37 @@ def darken(image: np.ndarray, *, rng: np.random.Generator, camera: Camera = DARK
     Returns:
         uint8 (H, W, 3), sRGB, not brightened.
     """
-    exposure = _log_uniform(rng, camera.exposure)
-    red, blue = _log_uniform(rng, camera.white_balance), _log_uniform(rng, camera.white_balance)
-    full_well, read_noise = _log_uniform(rng, camera.full_well), rng.uniform(*camera.read_noise)
-    gains = np.array([red, 1, blue], np.float32) * np.float32(exposure * full_well)
-    electrons = _LINEAR[image] * gains
-    noise = rng.standard_normal(image.shape, np.float32)
-    electrons += noise * np.sqrt(electrons + np.float32(read_noise ** 2))
-    codes = (electrons * np.float32(_CODES / full_well)).clip(0, _CODES).astype(np.uint16)
-    frame = _SRGB[codes]
+    return record(to_linear(image), draw_shot(rng, camera), rng=rng, rgb565=rgb565)
+
+
+def record(light: np.ndarray, shot: Shot, *, rng: np.random.Generator, rgb565: bool = False) -> np.ndarray:
+    """Return the frame that a camera records of linear light.
+
+    Args:
+        light: float32 (H, W, 3), RGB, from 0 up; with all of it reaching the sensor 1 is the least that makes white.
+        shot: how the frame is taken.
+        rng: of the noise.
+        rgb565: as for `darken`.
+
+    Returns:
+        uint8 (H, W, 3), sRGB.
+    """
+    gains = shot.balance * np.float32(shot.exposure * shot.full_well)
+    electrons = light * gains
+    noise = rng.standard_normal(light.shape, np.float32)
+    electrons += noise * np.sqrt(electrons + np.float32(shot.read_noise ** 2))
+    frame = to_srgb(electrons * np.float32(1 / shot.full_well))
     return to_rgb565(frame) if rgb565 else frame
+
+
+def to_linear(image: np.ndarray) -> np.ndarray:
+    """Return the linear light of an 8-bit sRGB picture, float32, 0 to 1."""
+    return _LINEAR[image]
+
+
+def to_srgb(light: np.ndarray) -> np.ndarray:
+    """Return uint8 sRGB of linear light, float32, clipped to 0 and 1."""
+    return _SRGB[(light * np.float32(_CODES)).clip(0, _CODES).astype(np.uint16)]
 
 
 def to_rgb565(image: np.ndarray) -> np.ndarray:
@@ -79,15 +118,16 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
     return float(np.exp(rng.uniform(np.log(bounds[0]), np.log(bounds[1]))))
 
 
-def _srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1, values in [0, 1]."""
+def decode(value: np.ndarray) -> np.ndarray:
+    """Return the linear light of sRGB values (IEC 61966-2-1), both in [0, 1]."""
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
-def _linear_to_srgb(value: np.ndarray) -> np.ndarray:
+def encode(value: np.ndarray) -> np.ndarray:
+    """Return the sRGB values of linear light, both in [0, 1]."""
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055)
 
 
 _CODES = 2 ** 15 - 1  # steps of linear light: a tenth of the smallest 8-bit step, so that tables replace powers
-_LINEAR = _srgb_to_linear(np.arange(256) / 255).astype(np.float32)
-_SRGB = np.round(_linear_to_srgb((np.arange(_CODES + 1) + 0.5) / (_CODES + 1)) * 255).astype(np.uint8)
+_LINEAR = decode(np.arange(256) / 255).astype(np.float32)
+_SRGB = np.round(encode((np.arange(_CODES + 1) + 0.5) / (_CODES + 1)) * 255).astype(np.uint8)

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 Size = tuple[int, int]  # (width, height)
+LARGEST_SHARE = 1000  # of a folder, in "DIR:SHARE"
 
 
 class UserError(Exception):
@@ -110,6 +111,20 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 def progress(items: Any = None, **options: Any) -> tqdm:
     """Return a tqdm progress bar. It shows nothing where standard error is not a terminal."""
     return tqdm(items, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+
+
+def split_share(given: str | os.PathLike[str]) -> tuple[Path, int]:
+    """Split "DIR:SHARE" or "DIR" into folder and share.
+
+    Raises:
+        UserError: the share is out of its range.
+    """
+    name, colon, share = os.fspath(given).rpartition(":")
+    if not colon or not share.isdecimal():
+        return Path(given), 1
+    if not 1 <= int(share) <= LARGEST_SHARE:
+        raise UserError(f"{given}: a share must be a whole number from 1 to {LARGEST_SHARE}, not {share}")
+    return Path(name), int(share)
 
 
 def parse_size(text: str, *, low: int = 1) -> Size:

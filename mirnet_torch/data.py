@@ -1,22 +1,21 @@
-"""Training and validation pairs: folders of dark and bright images, or photographs darkened by `camera.darken`.
+"""Scenes to train on and pairs to validate with: pairs of dark and bright images, photographs, panoramas.
 
 Layouts of a data folder (PNG, JPEG, WebP, BMP; the two images of a pair have the same name up to the suffix):
 
     DIR/{low,high}                      without a split: every tenth pair by name is held out for validation
     DIR/{train,val}/{low,high}
     DIR/{our485,eval15}/{low,high}      the LOL data set as its authors publish it
+    DIR/*.jpg, *.png ...                well exposed photographs, darkened afresh at every visit; for training only
+    DIR/*.hdr                           panoramas of linear light, see `panoramas`: views exposed twice
 
-Every training sample is a pure function of (seed, number of the sample): crop, flips, rotation and camera noise come
-from a generator made for that sample alone. So batches do not depend on workers, processes or interruptions. The two
-images of a pair are one tensor, so every crop, flip and rotation applies to both.
+Several folders are mixed in fixed shares: "DIR:2" takes two samples for every one of "DIR:1".
 """
 from __future__ import annotations
 
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Sequence
 
@@ -25,22 +24,22 @@ import skimage.data
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-from torchvision.transforms.v2 import functional as F
 
-from mirnet_torch.camera import FULL_LIGHT, RETAKE, darken
-from mirnet_torch.cli import UserError
+from mirnet_torch.camera import darken
+from mirnet_torch.cli import UserError, split_share
 from mirnet_torch.images import SUFFIXES, camera_size, read_image
+from mirnet_torch.panoramas import SUFFIX as PANORAMA
+from mirnet_torch.panoramas import find_panoramas
 
 LAYOUTS = (("train", "val"), ("our485", "eval15"))
 HOLD_OUT = 10  # every tenth pair of a folder without a split
 SHOWN = 20  # bad pairs that an error lists by name
-VIEWS = 32  # samples of every embedded photograph in one epoch
+VIEWS = 32  # samples that a pass takes of every embedded photograph, and of every panorama
 VAL_FRAMES = 3  # dark frames of every embedded validation photograph
 # Photographs that scikit-image carries in its package (no download). No scene is in both lists.
 TRAIN_PHOTOGRAPHS = ("astronaut", "rocket", "stereo_motorcycle", "camera", "brick", "grass")
 VAL_PHOTOGRAPHS = ("chelsea", "coffee")
-_ORDER, _SAMPLE, _MIXUP, _VALIDATION = range(4)  # independent streams of random numbers
+_VALIDATION = 3  # this stream of random numbers; the others are those of `samples`
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,14 @@ def _find(folder: str | os.PathLike[str], splits: Sequence[str | None]) -> list[
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         faults += filter(None, pool.map(_fault, [pair for pairs in chosen for pair in pairs]))
     faults = list(dict.fromkeys(faults))  # a folder without a split is searched twice
+    _require_none(folder, faults)
+    return chosen
+
+
+def _require_none(folder: Path, faults: list[str]) -> None:
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UserError(f"{folder}: {len(faults)} bad images, fix or remove them: {'; '.join(faults[:SHOWN])}{more}")
-    return chosen
 
 
 def _choose(folder: Path, split: str | None, faults: list[str]) -> list[Pair]:
@@ -136,39 +139,49 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 
 def _fault(pair: Pair) -> str | None:
-    sizes = []
-    for path in (pair.low, pair.high):
-        try:
-            height, width = read_image(path).shape[:2]
-        except UserError as error:
-            return str(error)
-        except OSError as error:
-            return f"{path}: {error.strerror}"
-        sizes.append(f"{width}x{height}")
-    return None if sizes[0] == sizes[1] else f"{pair.low} is {sizes[0]}, but {pair.high} is {sizes[1]}"
+    low, high = _size_or_fault(pair.low), _size_or_fault(pair.high)
+    if isinstance(low, str) or isinstance(high, str):
+        return low if isinstance(low, str) else str(high)
+    return None if low == high else f"{pair.low} is {low[0]}x{low[1]}, but {pair.high} is {high[0]}x{high[1]}"
+
+
+def _photograph_fault(path: Path) -> str | None:
+    found = _size_or_fault(path)
+    return found if isinstance(found, str) else None
+
+
+def _size_or_fault(path: Path) -> tuple[int, int] | str:
+    """Decode an image to its end and return (width, height), or what is wrong with it."""
+    try:
+        height, width = read_image(path).shape[:2]
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return width, height
 
 
 class Scenes:
     """The scenes to train on: pairs (2, 3, H, W), the dark image first, or photographs (1, 3, H, W), uint8.
 
     Args:
-        pairs: the pairs; None for the embedded photographs.
-        cache_bytes: decoded pairs are kept in memory if all of them fit into this many bytes.
+        pairs: the pairs, or files of photographs; None for the embedded photographs.
+        cache_bytes: decoded scenes are kept in memory if all of them fit into this many bytes.
     """
 
-    def __init__(self, pairs: Sequence[Pair] | None, *, cache_bytes: int = 0) -> None:
+    def __init__(self, pairs: Sequence[Pair] | Sequence[Path] | None, *, cache_bytes: int = 0) -> None:
         self.pairs = pairs
         self.views = 1 if pairs is not None else VIEWS
         if pairs is None:
             self.names: Sequence[str] = TRAIN_PHOTOGRAPHS
-            self._kept: list[Tensor] | None = [_to_tensor(photograph(name)) for name in TRAIN_PHOTOGRAPHS]
+            self._kept: list[Tensor] | None = [to_tensor(photograph(name)) for name in TRAIN_PHOTOGRAPHS]
             self.sizes = [(scene.shape[-1], scene.shape[-2]) for scene in self._kept]
             return
-        self.names = [pair.name for pair in pairs]
+        self.names = [scene.name for scene in pairs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             self.sizes = list(pool.map(_size, pairs))
             fits = sum(6 * width * height for width, height in self.sizes) <= cache_bytes
-            self._kept = list(pool.map(_read_pair, pairs)) if fits else None
+            self._kept = list(pool.map(_read_scene, pairs)) if fits else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -177,7 +190,7 @@ class Scenes:
         if self._kept is not None:
             return self._kept[index]
         assert self.pairs is not None
-        return _read_pair(self.pairs[index])
+        return _read_scene(self.pairs[index])
 
 
 def photograph(name: str) -> np.ndarray:
@@ -187,133 +200,68 @@ def photograph(name: str) -> np.ndarray:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
-def _size(pair: Pair) -> tuple[int, int]:
+def _size(scene: Pair | Path) -> tuple[int, int]:
     """Return the (width, height) of an image turned upright, read from its header."""
-    with Image.open(pair.low) as image:
+    with Image.open(scene.low if isinstance(scene, Pair) else scene) as image:
         turned = image.getexif().get(0x0112, 1) >= 5
         return image.size[::-1] if turned else image.size
 
 
-def _read_pair(pair: Pair) -> Tensor:
-    return _to_tensor(read_image(pair.low), read_image(pair.high))
+def _read_scene(scene: Pair | Path) -> Tensor:
+    return to_tensor(*map(read_image, (scene.low, scene.high) if isinstance(scene, Pair) else (scene,)))
 
 
-def _to_tensor(*images: np.ndarray) -> Tensor:
+def to_tensor(*images: np.ndarray) -> Tensor:
+    """Return images (H, W, 3) of one size as one tensor (n, 3, H, W)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # channels last in memory: faster to resize
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """How a patch is cut from a scene and varied."""
+class Source:
+    """What one folder holds to train on, and how many samples of a round come from it."""
 
-    patch: tuple[int, int]  # (width, height)
-    flips: bool = True  # left-right and upside down
-    rotations: bool = True  # by quarter turns
-    scales: bool = False  # crops from the size of the patch up to the whole scene, resized to the patch
-    jitter: bool = False  # the camera model varies every other dark patch: exposure, white balance, noise, RGB565
-    relight: float = 0.0  # least light of dark patches made from bright ones, one in ten of all; 0: none are made
+    scenes: Sequence[Pair] | Sequence[Path] | None  # pairs, or files; None: the embedded photographs
+    share: int = 1
+    panoramas: bool = False
 
 
-class Samples(Dataset[Tensor]):
-    """An endless sequence of training samples: every scene once in each pass, in a new order for each pass.
+@dataclass(frozen=True)
+class Sources:
+    """What several folders hold: to train on, and pairs to validate with (None: the embedded photographs)."""
 
-    A sample is a pair of patches, uint8 (2, 3, h, w), the dark one first. It depends only on the seed and its number.
-
-    Raises:
-        UserError: some scenes are smaller than the patch.
-    """
-
-    def __init__(self, scenes: Scenes, augmentation: Augmentation, *, seed: int) -> None:
-        self.scenes, self.augmentation, self.seed = scenes, augmentation, seed
-        width, height = augmentation.patch
-        small = [f"{name} ({w}x{h})" for name, (w, h) in zip(scenes.names, scenes.sizes) if w < width or h < height]
-        if small:
-            more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
-            raise UserError(f"{len(small)} scenes are smaller than the patch {width}x{height}, give a smaller --patch: "
-                            f"{', '.join(small[:SHOWN])}{more}")
-
-    def __len__(self) -> int:
-        """Samples in one pass, which is an epoch."""
-        return len(self.scenes) * self.scenes.views
-
-    def __getitem__(self, number: int) -> Tensor:
-        passed, position = divmod(number, len(self))
-        rng = np.random.default_rng((self.seed, _SAMPLE, number))
-        scene = int(_order(self.seed, passed, len(self))[position]) % len(self.scenes)
-        patches = cut_patch(self.scenes[scene], self.augmentation, rng)
-        if self.augmentation.relight and (draw := rng.random()) < 0.1:
-            any_light = replace(FULL_LIGHT, exposure=(self.augmentation.relight, 1.0), white_balance=(0.9, 1.1))
-            bright = patches[-1:]
-            return torch.cat([_darkened(bright, rng, camera=FULL_LIGHT if draw < 0.05 else any_light), bright])
-        if len(patches) == 1:
-            return torch.cat([_darkened(patches, rng), patches])
-        if self.augmentation.jitter and rng.random() < 0.5:
-            return torch.cat([_darkened(patches[:1], rng, camera=RETAKE), patches[1:]])
-        return patches.contiguous()
+    name: str
+    train: Sequence[Source]
+    val: Sequence[Pair] | None
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, passed: int, length: int) -> np.ndarray:
-    return np.random.default_rng((seed, _ORDER, passed)).permutation(length)
-
-
-def cut_patch(scene: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
-    """Cut one random patch from all n images of uint8 (n, 3, H, W); scale, flip and turn it at random."""
-    columns, rows = scene.shape[-1], scene.shape[-2]
-    width, height = augmentation.patch
-    turns = int(rng.integers(4)) if augmentation.rotations else 0
-    if turns % 2 and (height > columns or width > rows):  # the patch does not fit when turned by 90 degrees
-        turns -= 1
-    if turns % 2:
-        width, height = height, width
-    scale = min(columns / width, rows / height) ** rng.random() if augmentation.scales else 1.0
-    crop_w, crop_h = min(columns, round(width * scale)), min(rows, round(height * scale))
-    left, top = int(rng.integers(columns - crop_w + 1)), int(rng.integers(rows - crop_h + 1))
-    patch = F.crop(scene, top, left, crop_h, crop_w)
-    if (crop_w, crop_h) != (width, height):
-        patch = F.resize(patch, [height, width], antialias=True)
-    if augmentation.flips:
-        patch = F.horizontal_flip(patch) if rng.random() < 0.5 else patch
-        patch = F.vertical_flip(patch) if rng.random() < 0.5 else patch
-    return torch.rot90(patch, turns, (-2, -1))
-
-
-def _darkened(patch: Tensor, rng: np.random.Generator, **options) -> Tensor:
-    """Darken a patch (1, 3, h, w); half of all are also rounded to RGB565, which a microcontroller's camera sends."""
-    image = patch[0].permute(1, 2, 0).numpy()
-    return _to_tensor(darken(image, rng=rng, rgb565=rng.random() < 0.5, **options))
-
-
-class Batches(Sampler[list[int]]):
-    """The sample numbers of every step for one of several processes; every number goes to exactly one process.
+def find_sources(folders: Sequence[str | os.PathLike[str]]) -> Sources:
+    """Find what the folders of `--data` hold; without any: the photographs inside scikit-image.
 
     Args:
-        batch: samples per process and step.
-        steps: the steps to run; a resumed training does not start at 0.
-        rank: this process.
-        world: number of processes.
+        folders: "DIR" or "DIR:SHARE", SHARE a whole number from 1 up. Validation pairs are those of the folders with
+            pairs; without any the embedded photographs serve.
+
+    Raises:
+        UserError: as `find_split` and `panoramas.find_panoramas`; photographs cannot be read.
     """
-
-    def __init__(self, batch: int, steps: range, *, rank: int = 0, world: int = 1) -> None:
-        self.batch, self.steps, self.rank, self.world = batch, steps, rank, world
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            first = (step * self.world + self.rank) * self.batch
-            yield list(range(first, first + self.batch))
-
-
-def mixup_draw(alpha: float, batch: int, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Return MixUp's partners, a permutation (batch,), and shares from Beta(alpha, alpha), (batch, 1, 1, 1).
-
-    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
-    """
-    rng = np.random.default_rng((seed, _MIXUP, step))
-    partners = torch.from_numpy(rng.permutation(batch))
-    return partners, torch.from_numpy(rng.beta(alpha, alpha, (batch, 1, 1, 1)).astype(np.float32))
+    train, val, names = [], [], []
+    for given in folders:
+        folder, share = split_share(given)
+        names.append(folder.resolve().name)
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        files = [path for path in files if path.is_file() and not path.name.startswith(".")]
+        if any(path.suffix.lower() == PANORAMA for path in files):
+            train.append(Source(find_panoramas(folder)[0], share, panoramas=True))
+        elif (photographs := [path for path in files if path.suffix.lower() in SUFFIXES]) \
+                and folder.name not in ("low", "high"):  # half of a folder of pairs is a mistake
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                _require_none(folder, list(filter(None, pool.map(_photograph_fault, photographs))))
+            train.append(Source(photographs, share))
+        else:
+            pairs, held_out = find_split(folder)
+            train.append(Source(pairs, share))
+            val += held_out
+    return Sources(", ".join(names) or "photographs of scikit-image", train or [Source(None)], val or None)
 
 
 def validation_frames(pairs: Sequence[Pair] | None, size: tuple[int, int] | None, *,

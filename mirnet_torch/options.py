@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Sequence, get_args, get_origin, get_type_hints
 
-from mirnet_torch.cli import Size, UserError, parse_size
+from mirnet_torch.cli import Size, UserError, parse_size, split_share
 from mirnet_torch.presets import PRESETS
 
 
@@ -37,9 +37,10 @@ class TrainOptions:
         UserError: a value is out of its range, or two contradict each other.
     """
 
-    data: Path | None = None
-    """folder with low/ and high/, train/ and val/, or our485/ and eval15/; without it: photographs inside
-    scikit-image, darkened by a camera model"""
+    data: Path | tuple[str, ...] | None = None
+    """folder with low/ and high/, train/ and val/, or our485/ and eval15/; or with photographs, which are darkened
+    by a camera model; or with panoramas (.hdr), of which views are exposed twice. Given more than once, as DIR or
+    DIR:SHARE, folders are mixed in these shares. Without it: photographs inside scikit-image"""
     out: Path | None = None
     """run folder to create (default: runs/PRESET)"""
     preset: str = "paper"
@@ -66,6 +67,11 @@ class TrainOptions:
     """cut patches at all scales, from single pixels up to the whole image, and resize them to --patch"""
     jitter: bool = False
     """vary exposure, white balance and noise of every other dark patch, and round half of these to RGB565"""
+    rgb565: Annotated[float, Range(0, 1)] = 0.0
+    """share of dark patches, besides those that jitter chooses, that keep the bits of RGB565 only"""
+    blend: Annotated[float, Range(0, 1)] = 0.0
+    """share of dark patches that are blended with their truths, in any proportion, so that the network changes a
+    picture little that is nearly right"""
     relight: bool = False
     """make every tenth dark patch from its bright partner: half of these normally lit, so that the network learns not
     to change such images, half in less light"""
@@ -115,12 +121,22 @@ class TrainOptions:
     """processes that load data (default: 0 on the CPU, else up to 8)"""
 
     def __post_init__(self) -> None:
-        for name in ("data", "out", "config"):
+        data = self.data
+        if isinstance(data, (tuple, list)):  # one folder without a share is kept as a path, as if given by itself
+            data = tuple(map(os.fspath, data))
+            data = Path(data[0]) if len(data) == 1 and split_share(data[0])[0] == Path(data[0]) else data
+        object.__setattr__(self, "data", data if data is None or isinstance(data, tuple) else Path(data))
+        for name in ("out", "config"):
             path = getattr(self, name)
             object.__setattr__(self, name, None if path is None else Path(path))
         object.__setattr__(self, "init", None if self.init is None else os.fspath(self.init))
         object.__setattr__(self, "betas", tuple(self.betas))
         check(self)
+
+    @property
+    def sources(self) -> tuple[str | Path, ...]:
+        """The folders of --data, each with its share if it has one."""
+        return self.data if isinstance(self.data, tuple) else () if self.data is None else (self.data,)
 
     @classmethod
     def for_preset(cls, name: str, **changes: Any) -> TrainOptions:
@@ -135,6 +151,8 @@ class TrainOptions:
         """Return the fields as plain values with absolute paths; `TrainOptions(**fields)` is the inverse."""
         values = {name: str(value.resolve()) if isinstance(value, Path) else value
                   for name, value in vars(self).items()}
+        if isinstance(self.data, tuple):
+            values["data"] = tuple(absolute(folder) for folder in self.data)
         if self.init is not None and self.init not in PRESETS:
             values["init"] = str(Path(self.init).resolve())
         return values
@@ -187,8 +205,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(TrainOptions):
         arguments = get_args(types[field.name])
         kind = arguments[0] if type(None) in arguments else types[field.name]
-        if kind is bool:
-            form: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        if field.name == "data":
+            form: dict[str, Any] = {"action": "append", "metavar": "DIR[:SHARE]"}
+        elif kind is bool:
+            form = {"action": argparse.BooleanOptionalAction}
         elif kind == Size:
             form = {"type": _size, "metavar": "SIZE"}
         elif get_origin(kind) is tuple:
@@ -204,6 +224,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag(field.name), help=texts[field.name] + default, **form)
 
 
+def absolute(folder: str) -> str:
+    """Return "DIR:SHARE" with DIR absolute."""
+    path, share = split_share(folder)
+    return f"{path.resolve()}:{share}"
+
+
 def command_line(options: TrainOptions) -> str:
     """Return the command that gives these options."""
     recipe = TrainOptions.for_preset(options.preset)
@@ -211,7 +237,9 @@ def command_line(options: TrainOptions) -> str:
     for name, value in vars(options).items():
         if value == getattr(recipe, name):
             continue
-        if isinstance(value, bool):
+        if name == "data" and isinstance(value, tuple):
+            words += [word for folder in value for word in ("--data", folder)]
+        elif isinstance(value, bool):
             words.append(flag(name if value else f"no_{name}"))
         else:
             text = shown(name, value)

@@ -42,7 +42,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mirnet_torch.checkpoint import load_model
 from mirnet_torch.cli import UserError, run_command
 from mirnet_torch.console import Console
-from mirnet_torch.data import mixup_draw
 from mirnet_torch.enhance import enhance
 from mirnet_torch.metrics import mean_score, psnr, ssim
 from mirnet_torch.model import parameter_count
@@ -51,6 +50,7 @@ from mirnet_torch.presets import Network, config_from_dict, create_model
 from mirnet_torch.processes import own_device, processes, rank_and_world, share
 from mirnet_torch.run_folder import (LAST, RunFolder, Signals, TrainingInterrupted, check_data, check_processes,
                                      of_this_version, options_to_resume, read_run)
+from mirnet_torch.samples import mixup_draw
 from mirnet_torch.training_data import TrainingData, make_loader, open_data, reader_fault
 
 GRID_ROWS = 4  # validation images in TensorBoard's comparison grid
@@ -422,7 +422,7 @@ def save(setup: Setup, state: State) -> None:
 def describe(setup: Setup, state: State) -> str:
     """Return one line with the network, the data, the length of the training and the folder."""
     options, data, world = setup.options, setup.data, setup.folder.world
-    return (f"{parameter_count(state.model):,} parameters on {setup.device}; {len(data.samples.scenes)} training "
+    return (f"{parameter_count(state.model):,} parameters on {setup.device}; {data.samples.scene_count} training "
             f"scenes, {len(data.frames)} validation frames of {data.name}; {options.epochs} epochs of "
             f"{setup.steps_per_epoch} steps of {options.batch} patches{f' x {world} processes' if world > 1 else ''}; "
             f"into {setup.folder.path}")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Sequence
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mirnet_torch.cli import UserError
-from mirnet_torch.data import Augmentation, Batches, Pair, Samples, Scenes, find_split, validation_frames
+from mirnet_torch.data import Pair, find_sources, validation_frames
 from mirnet_torch.options import TrainOptions
+from mirnet_torch.samples import Augmentation, Batches, Mixture, Samples, Views, open_samples
 
 CACHE_BYTES = 4 * 2 ** 30  # decoded images in memory, all processes together
 Frame = tuple[str, np.ndarray, np.ndarray]  # name, dark, bright
@@ -27,35 +29,39 @@ class TrainingData:
 
     name: str
     files: str  # fingerprint of all files
-    samples: Samples
+    samples: Samples | Views | Mixture
     frames: list[Frame]  # empty in all processes but the first, which validates
 
 
 def open_data(options: TrainOptions, *, rank: int = 0, world: int = 1) -> TrainingData:
-    """Open the data of a training run: the pairs of --data, or the embedded photographs.
+    """Open the data of a training run: the folders of --data, or the embedded photographs.
 
     Raises:
-        UserError: a folder has no pairs or bad ones, or some scenes are smaller than the patch.
+        UserError: a folder has nothing to train on or bad images, or some scenes are smaller than the patch.
     """
-    train_pairs, val_pairs = (None, None) if options.data is None else find_split(options.data)
+    sources = find_sources(options.sources)
     augmentation = Augmentation(options.patch, flips=options.flips, rotations=options.rotations, scales=options.scales,
-                                jitter=options.jitter, relight=options.relight_from if options.relight else 0.0)
+                                jitter=options.jitter, rgb565=options.rgb565, blend=options.blend,
+                                relight=options.relight_from if options.relight else 0.0)
     return TrainingData(
-        name=options.data.resolve().name if options.data else "photographs of scikit-image",
-        files=fingerprint(train_pairs, val_pairs),
-        samples=Samples(Scenes(train_pairs, cache_bytes=CACHE_BYTES // world), augmentation, seed=options.seed),
-        frames=[] if rank else list(validation_frames(val_pairs, options.val_size, seed=options.seed)))
+        name=sources.name, files=fingerprint(*(source.scenes for source in sources.train), sources.val),
+        samples=open_samples(sources, augmentation, seed=options.seed, cache_bytes=CACHE_BYTES // world),
+        frames=[] if rank else list(validation_frames(sources.val, options.val_size, seed=options.seed)))
 
 
-def fingerprint(*groups: Sequence[Pair] | None) -> str:
-    """Return a digest of the names and file sizes of groups of pairs; None is an empty group."""
-    files = [[(pair.name, pair.low.stat().st_size, pair.high.stat().st_size) for pair in group or ()]
+def fingerprint(*groups: Sequence[Pair] | Sequence[Path] | None) -> str:
+    """Return a digest of the names and file sizes of groups of scenes; None is an empty group."""
+    files = [[(scene.name, *(path.stat().st_size for path in _paths(scene))) for scene in group or ()]
              for group in groups]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def make_loader(samples: Samples, options: TrainOptions, steps: range, device: torch.device, *, rank: int = 0,
-                world: int = 1) -> DataLoader[Tensor]:
+def _paths(scene: Pair | Path) -> tuple[Path, ...]:
+    return (scene.low, scene.high) if isinstance(scene, Pair) else (scene,)
+
+
+def make_loader(samples: Samples | Views | Mixture, options: TrainOptions, steps: range, device: torch.device, *,
+                rank: int = 0, world: int = 1) -> DataLoader[Tensor]:
     """Return the batches of `steps` for one of several processes, uint8 (b, 2, 3, h, w), the dark images first."""
     workers = options.workers
     if workers is None:

@@ -8,16 +8,19 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+from test_panoramas import scene
+from test_panoramas import write as write_radiance
 from torch.utils.data import DataLoader
 from training import write_pairs
 
 from mirnet_torch.camera import to_rgb565
 from mirnet_torch.cli import UserError
-from mirnet_torch.data import (TRAIN_PHOTOGRAPHS, VAL_PHOTOGRAPHS, Augmentation, Batches, Samples, Scenes, cut_patch,
-                               find_pairs, find_split, mixup_draw, photograph, validation_frames)
+from mirnet_torch.data import (TRAIN_PHOTOGRAPHS, VAL_PHOTOGRAPHS, Scenes, find_pairs, find_sources, find_split,
+                               photograph, split_share, validation_frames)
 from mirnet_torch.images import camera_size
+from mirnet_torch.samples import Augmentation, Batches, Samples, Views, cut_patch, mixup_draw, open_samples
 
-EVERYTHING = Augmentation((16, 12), scales=True, jitter=True, relight=0.1)
+EVERYTHING = Augmentation((16, 12), scales=True, jitter=True, rgb565=0.2, blend=0.2, relight=0.1)
 
 
 def names(pairs):
@@ -188,6 +191,34 @@ def test_relight_makes_a_tenth_of_the_dark_patches_from_bright_ones(pairs):
     assert 1 <= sum(ratio > 0.8 for ratio in ratios) <= 15
 
 
+def test_blending_moves_a_share_of_the_dark_patches_towards_their_truths(pairs):
+    plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
+    blended = Samples(plain.scenes, Augmentation((16, 12), blend=0.3), seed=0)
+    shares = []
+    for number in range(200):
+        (dark, bright), (dark_before, bright_before) = blended[number].float(), plain[number].float()
+        assert torch.equal(bright, bright_before)
+        if not torch.equal(dark, dark_before):
+            gap = bright - dark_before
+            share = (((dark - dark_before) * gap).sum() / gap.square().sum()).item()
+            assert (dark - torch.lerp(dark_before, bright, share)).abs().max() < 0.75
+            shares.append(share)
+    assert 40 <= len(shares) <= 80 and min(shares) < 0.15 and max(shares) > 0.85
+
+
+def test_a_share_of_the_dark_patches_keeps_the_bits_of_rgb565_only(pairs):
+    plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
+    coarse = Samples(plain.scenes, Augmentation((16, 12), rgb565=0.3), seed=0)
+    changed = 0
+    for number in range(200):
+        (dark, bright), (dark_before, bright_before) = coarse[number], plain[number]
+        assert torch.equal(bright, bright_before)
+        if not torch.equal(dark, dark_before):
+            changed += 1
+            assert np.array_equal(dark.permute(1, 2, 0).numpy(), to_rgb565(dark_before.permute(1, 2, 0).numpy()))
+    assert 40 <= changed <= 80
+
+
 def test_scenes_smaller_than_the_patch_are_listed(pairs):
     with pytest.raises(UserError, match=r"9 scenes are smaller than the patch 41x10, .* 0 \(40x32\), 1 \(40x32\)"):
         Samples(Scenes(pairs), Augmentation((41, 10)), seed=0)
@@ -229,3 +260,80 @@ def test_validation_frames_are_the_files_whole_or_at_camera_size(pairs):
         assert [name for name, _, _ in frames] == names(pairs)
         assert all(low.shape == high.shape == expected for _, low, high in frames)
     assert np.array_equal(next(validation_frames(pairs, None))[1], np.asarray(Image.open(pairs[0].low)))
+
+
+@pytest.fixture(scope="module")
+def folders(pairs, tmp_path_factory):
+    """Pairs, photographs and panoramas, each in a folder of its own; names that begin with a dot are no files."""
+    root = tmp_path_factory.mktemp("sources")
+    for number in range(4):
+        write_radiance(root / f"{number}.hdr", scene(32, seed=number))
+    photographs = tmp_path_factory.mktemp("photographs")
+    for number in range(3):
+        Image.fromarray(skimage.data.coffee()[100 * number:][:64, :80]).save(photographs / f"{number}.png")
+    (photographs / ".hidden.png").write_bytes(b"")
+    return pairs[0].low.parent.parent, photographs, root
+
+
+def test_folders_are_mixed_in_their_shares(folders):
+    sources = find_sources([f"{folder}:{share}" for folder, share in zip(folders, (3, 2, 1))])
+    assert [(len(source.scenes), source.share) for source in sources.train] == [(9 - 1, 3), (3, 2), (3, 1)]
+    assert names(sources.val) == ["8"] and sources.name == ", ".join(folder.name for folder in folders)
+    mixed = open_samples(sources, EVERYTHING, seed=0)
+    assert len(mixed) == 16 and mixed.scene_count == 14  # until the eight pairs are seen
+    taken = [mixed[number] for number in range(60)]
+    assert all(sample.shape == (2, 3, 12, 16) and sample.dtype == torch.uint8 for sample in taken)
+    ours = [[source[number] for number in range(count)] for source, count in zip(mixed.sources, (30, 20, 10))]
+    for source in ours:  # each gives its samples in its own order, none left out
+        places = [number for number, sample in enumerate(taken) for theirs in source if torch.equal(sample, theirs)]
+        assert places == sorted(places) and len(places) == len(source)
+    for start in range(0, 60, 6):  # and evenly
+        places = [sum(any(torch.equal(sample, theirs) for theirs in source) for sample in taken[start:start + 6])
+                  for source in ours]
+        assert places == [3, 2, 1]
+
+
+def test_views_depend_on_seed_and_number_only(folders):
+    def opened(seed):
+        return open_samples(find_sources([folders[2]]), EVERYTHING, seed=seed)
+    first, again, other = opened(1), opened(1), opened(2)
+    assert isinstance(first, Views) and len(first) == 3 * 32
+    forward = [first[number] for number in range(20)]
+    assert all(torch.equal(again[number], forward[number]) for number in reversed(range(20)))
+    assert not any(torch.equal(other[number], forward[number]) for number in range(20))
+    dark, bright = torch.stack(forward).float().mean((0, 2, 3, 4))
+    assert dark < bright / 2
+
+
+def test_photographs_are_darkened_afresh_at_every_visit(folders):
+    augmentation = Augmentation((80, 64), flips=False, rotations=False)
+    samples = open_samples(find_sources([folders[1]]), augmentation, seed=0)
+    visits = [samples[number] for number in range(9)]
+    assert len({dark.numpy().tobytes() for dark, _ in visits}) == 9
+    assert len({bright.numpy().tobytes() for _, bright in visits}) == 3
+
+
+def test_without_folders_the_embedded_photographs_are_the_source():
+    sources = find_sources([])
+    assert [source.scenes for source in sources.train] == [None] and sources.val is None
+    assert len(open_samples(sources, EVERYTHING, seed=0)) == 32 * len(TRAIN_PHOTOGRAPHS)
+
+
+def test_bad_photographs_are_listed_in_one_error(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="3 bad images, fix or remove them: .*a.png is not a readable image") as caught:
+        find_sources([tmp_path])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given, expected", [("a/b:3", ("a/b", 3)), ("a/b", ("a/b", 1)), ("C:/x", ("C:/x", 1))])
+def test_shares_follow_a_colon(given, expected):
+    folder, share = split_share(given)
+    assert (folder.as_posix(), share) == expected
+
+
+@pytest.mark.parametrize("given", ["a:0", "a:1001"])
+def test_bad_shares_get_one_line(given):
+    with pytest.raises(UserError, match="a share must be a whole number from 1 to 1000"):
+        split_share(given)

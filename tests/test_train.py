@@ -11,12 +11,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from commands import assert_one_error, run
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_panoramas import scene
+from test_panoramas import write as write_radiance
 from training import NETWORK, as_arguments, load_state, small_options, write_data, write_pairs
 
 import mirnet_torch.train as training
@@ -24,9 +29,10 @@ import mirnet_torch.training_data as training_data
 from mirnet_torch import CompactConfig, MIRNet, MIRNetConfig, create_model, load_model, save_model
 from mirnet_torch.checkpoint import load_notes
 from mirnet_torch.cli import UserError
-from mirnet_torch.data import find_pairs, mixup_draw
+from mirnet_torch.data import find_pairs
 from mirnet_torch.evaluate import evaluate
 from mirnet_torch.options import TrainOptions, command_line, field_texts, parse_arguments
+from mirnet_torch.samples import mixup_draw
 from mirnet_torch.train import charbonnier, learning_rate, main, mix_up, resume, train
 from mirnet_torch.training_data import make_loader
 
@@ -382,3 +388,32 @@ def test_bad_pairs_stop_a_training_before_it_starts(capsys, root, tmp_path):
     (tmp_path / "data" / "low" / "1.png").write_bytes(b"")
     result = run(capsys, main, "--data", tmp_path / "data", "--config", root / "small.json", "--out", tmp_path / "run")
     assert_one_error(result.status, result.err, "1 bad images", str(tmp_path / "data" / "low" / "1.png"))
+
+
+def test_a_training_on_pairs_photographs_and_panoramas(capsys, root, tmp_path):
+    """Its shares are in the command that is kept; with another file it is another training."""
+    photographs, panoramas = tmp_path / "photographs", tmp_path / "panoramas"
+    for folder in (photographs, panoramas):
+        folder.mkdir()
+    for number in range(2):
+        Image.fromarray(skimage.data.coffee()[100 * number:][:32, :40]).save(photographs / f"{number}.png")
+        write_radiance(panoramas / f"{number}.hdr", scene(32, seed=number))
+    options = {**small_options(root), "epochs": 1, "data": [f"{root / 'data'}:3", f"{photographs}:2", str(panoramas)]}
+    result = train(TrainOptions(**options, out=tmp_path / "run"))
+    kept = load_state(tmp_path / "run")
+    assert kept["step"] == 5  # 10 pairs, 3 of 6 samples: an epoch of 20, in batches of 4
+    assert kept["data"]["name"] == "data, photographs, panoramas"
+    options_again = TrainOptions(**torch.load(result.last, weights_only=True)["options"])
+    assert options_again.data == (f"{root / 'data'}:3", f"{photographs}:2", f"{panoramas}:1")
+    words = shlex.split(command_line(options_again))
+    again = parse_arguments(words[3:], "")
+    assert TrainOptions.for_preset(again.pop("preset"), **again) == options_again
+    assert resume(tmp_path / "run").psnr == result.psnr
+    (photographs / "1.png").unlink()
+    done = run(capsys, main, "--resume", tmp_path / "run")
+    assert_one_error(done.status, done.err, "the data are not those this training started with")
+
+
+@pytest.mark.parametrize("given, kept", [(["a"], Path("a")), (["a:2"], ("a:2",)), (("a", "b:3"), ("a", "b:3"))])
+def test_one_folder_without_a_share_is_kept_as_a_path(given, kept):
+    assert TrainOptions(data=given).data == kept
