@@ -2,6 +2,7 @@
 
     python conversion/judge.py                                      the shipped model on photographs inside scikit-image
     python conversion/judge.py --data LOL --out build/judged        on the validation pairs of a data set
+    python conversion/judge.py --nights PANORAMAS                   also on views of panoramas with lamps
     python conversion/judge.py --checkpoint best.safetensors --model build/best/best_int8.tflite --data LOL
 
 Prints PSNR, SSIM and PSNR with the brightness of the truth, also for methods without a network: the untouched frame,
@@ -15,6 +16,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ from mirnet_torch.enhance import enhance  # noqa: E402
 from mirnet_torch.evaluate import contact_sheet  # noqa: E402
 from mirnet_torch.images import camera_size, write_image  # noqa: E402
 from mirnet_torch.metrics import mean_score, psnr, psnr_at_best_gain, ssim  # noqa: E402
+from mirnet_torch.nights import Night, judge_nights, night_frames, robustness  # noqa: E402
 
 Picture = np.ndarray  # uint8 (H, W, 3)
 GAMMAS = np.arange(0.1, 1.005, 0.01)
@@ -165,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: the model, the checkpoint or the data cannot be used.
     """
     options = _parser().parse_args(arguments)
+    nights = _nights(options.nights) if options.nights else {}
     if (options.checkpoint is None) != (options.model is None):
         raise UserError("--checkpoint and --model belong together, the network and the int8 model made from it: give "
                         "both")
@@ -209,13 +213,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name}: grid {each.grid:.3f} (1: none), grey cast {each.cast:.1f} levels; normally lit pictures: "
               f"{each.lit_psnr:.1f} dB against themselves, brightness x {each.lit_gain:.2f}, {each.burnt:.1%} of the "
               "bright pixels burnt")
+    of_nights = {f"{name}, {kind}": (judge_nights(methods[name], views), robustness(methods[name], views))
+                 for kind, views in nights.items() for name in ("untouched", "float32", "board")}
+    for name, (found, blended) in of_nights.items():
+        print(f"{name}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}; lit neutral pixels coloured {found.coloured:.4f} %"
+              f", darker {found.darker:.3f} %, newly white {found.white:.2f} %; hue turned {found.hue:.1f} degrees, "
+              f"halo {found.halo:.1f} levels; inputs blended with their truths "
+              f"{' '.join(f'{each:.1f}' for each in blended)} dB")
     if out:
         content = {
             "model": tflite.name, "model_sha256": hashlib.sha256(tflite.read_bytes()).hexdigest(), "data": source,
             "frames": len(dark), "gamma": exponent,
             "quality": {name: dataclasses.asdict(each) for name, each in qualities.items()},
             "board_against_float_db": {"mean": mean_score(agreement), "least": min(agreement)},
-            "artifacts": {name: dataclasses.asdict(each) for name, each in artifacts.items()}}
+            "artifacts": {name: dataclasses.asdict(each) for name, each in artifacts.items()},
+            "nights": {name: _without_nan(dataclasses.asdict(found)) | {"blended_psnr": blended}
+                       for name, (found, blended) in of_nights.items()}}
         with atomic_path(out / "judgement.json") as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
         shown = np.unique(np.linspace(0, len(dark) - 1, min(SHEET_ROWS, len(dark))).round().astype(int))
@@ -227,6 +240,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                          row))
         write_image(contact_sheet(rows), out / "contact_sheet.png")
         print(f"written: judgement.json and contact_sheet.png in {out}")
+
+
+def _nights(folder: Path) -> dict[str, list[Night]]:
+    """Return the views of a folder's held-out panoramas, as they are and with lamps and signs added."""
+    return {kind: night_frames(folder, CAMERA_SIZE, lamps=lamps)
+            for kind, lamps in (("nights", False), ("nights with lamps", True))}
+
+
+def _without_nan(figures: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 def _darkened() -> list[tuple[Picture, Picture]]:
@@ -244,6 +267,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, metavar="DIR", help="pairs, as for mirnet_torch.train: the validation "
                         "pairs are judged, the gamma is chosen on the others (default: photographs inside "
                         "scikit-image, darkened)")
+    parser.add_argument("--nights", type=Path, metavar="DIR", help="panoramas of linear light (.hdr): views of those "
+                        "held out are judged too, with what must not happen around lamps as numbers")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for judgement.json and contact_sheet.png")
     return parser
 

@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 from commands import assert_one_error, run
+from test_panoramas import scene
+from test_panoramas import write as write_radiance
 from tiny_models import convert_function
 
 from conversion import judge
@@ -84,7 +86,25 @@ def test_command(capsys, tmp_path):
     assert (tmp_path / "judged" / "contact_sheet.png").is_file()
 
 
+def test_nights_are_judged_by_what_must_not_happen(capsys, tmp_path):
+    """Views of a panorama made here: the untouched frame changes nothing, and nothing is printed without numbers."""
+    folder = tmp_path / "panoramas"
+    folder.mkdir()
+    for number in range(2):
+        write_radiance(folder / f"{number}.hdr", scene(64, seed=number))
+    result = run(capsys, judge.main, "--nights", folder, "--out", tmp_path / "judged")
+    assert not result.status, result.err
+    nights = json.loads((tmp_path / "judged" / "judgement.json").read_text())["nights"]
+    assert nights.keys() == {f"{name}, {kind}" for name in ("untouched", "float32", "board")
+                             for kind in ("nights", "nights with lamps")}
+    untouched, board = nights["untouched, nights with lamps"], nights["board, nights with lamps"]
+    assert untouched["coloured"] == untouched["darker"] == untouched["white"] == 0
+    assert board["psnr"] > untouched["psnr"] and len(board["blended_psnr"]) == 4
+    assert result.out.count("lit neutral pixels coloured") == 6
+
+
 @pytest.mark.parametrize("arguments, words", [
+    (("--nights", "nowhere"), ("nowhere",)),
     (("--checkpoint", "mcu", "--model", "missing.tflite"), ("missing.tflite",)),
     (("--checkpoint", "missing.pt", "--model", SHIPPED), ("missing.pt",)),
     (("--checkpoint", "mcu"), ("--model", "both")), (("--data", "nowhere"), ("nowhere",))])
