@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import numpy as np
+import torch
 
 import mirnet_torch
 from conversion import report
@@ -127,7 +128,7 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
     calibrated_on = calibrated_on.pick(_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
     tested_on = tested_on.pick(_affordable(MOST_TESTED, TEST_MACS, work, at_least=2))
 
-    with _folder_for(out, replace=replace) as folder, progress(total=len(STEPS), unit="step") as bar:
+    with _folder_for(out, replace=replace) as folder, _two_threads(), progress(total=len(STEPS), unit="step") as bar:
         def show(step: str) -> None:
             bar.set_description(step)
             bar.update(STEPS.index(step) - bar.n)
@@ -226,6 +227,17 @@ def _check_out(out: Path, *, replace: bool) -> None:
 
 
 @contextlib.contextmanager
+def _two_threads() -> Iterator[None]:
+    """Let PyTorch use two threads, as the other runtimes do: with others, sums are rounded in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _folder_for(out: Path, *, replace: bool) -> Iterator[Path]:
     """Yield an empty folder that becomes `out` at the end; after an exception `out` is unchanged."""
     try:
@@ -273,7 +285,6 @@ def _macs(model: Network, size: Size) -> float:
     """Count the network's multiply-accumulates for one picture on the meta device."""
     import copy
 
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     width, height = size
