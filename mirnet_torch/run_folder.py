@@ -1,12 +1,15 @@
 """The files of a training run, the signals that stop it, and the checks before it is resumed.
 
 A run folder holds `last.pt` (everything needed to resume), `best.safetensors` (the averaged weights with the highest
-validation PSNR) and TensorBoard's event files.
+validation PSNR) and TensorBoard's event files; while a training runs also `.lock`.
 """
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
+import os
+import platform
 import shlex
 import signal
 import sys
@@ -22,8 +25,9 @@ from mirnet_torch.checkpoint import read_pickle, save_model
 from mirnet_torch.cli import UserError, atomic_path, make_folder
 from mirnet_torch.options import FREE, TrainOptions, flag, shown
 from mirnet_torch.presets import Network
+from mirnet_torch.processes import rank_and_world
 
-LAST, BEST = "last.pt", "best.safetensors"
+LAST, BEST, LOCK = "last.pt", "best.safetensors", ".lock"
 # The content of `last.pt`, which `train.save` writes.
 FIELDS: dict[str, Any] = {
     "config": dict, "options": dict, "command": str, "data": dict, "world": int, "threads": int, "step": int,
@@ -124,6 +128,64 @@ class RunFolder:
             threading.excepthook = before
 
 
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Create a run folder and keep other trainings out of it; folders that are still empty at the end are removed.
+
+    The kernel releases the lock when the process dies, even by kill -9. It is a lock of the process, not of the file:
+    workers that outlive a killed training do not hold it.
+
+    Raises:
+        UserError: another training uses the folder; or it cannot be created or written.
+    """
+    if rank_and_world()[0]:
+        yield
+        return
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
+    try:
+        with _locked(path):
+            yield
+    finally:
+        for folder in created:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = folder / LOCK
+    while True:
+        try:
+            file = open(lock, "a+")
+        except OSError as error:
+            raise UserError(f"cannot write {lock}: {error.strerror}") from error
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read(100).strip()
+            file.close()
+            raise UserError(f"another training{holder and f' ({holder})'} uses {folder}: wait until it has ended, or "
+                            "give another --out") from None
+        except OSError:  # the file system has no locks
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                break
+        file.close()  # the training that held it has just ended and removed it
+    try:
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.close()
+
+
 def resume_command(run: Path, world: int) -> str:
     """Return the command that resumes a training run of `world` processes."""
     launcher = f"torchrun --nproc-per-node {world}" if world > 1 else "python"
@@ -151,15 +213,20 @@ class Signals:
         signal.signal(number, self.before[number])
 
 
+def last_of(run: Path) -> Path:
+    """Return the path of `last.pt` in a run folder. Raises a UserError if there is none."""
+    if not (run / LAST).is_file():
+        raise UserError(f"{run} holds no training to resume: there is no {LAST} in it")
+    return run / LAST
+
+
 def read_run(run: Path) -> dict[str, Any]:
     """Return the content of `last.pt` in a run folder.
 
     Raises:
         UserError: the folder has none, or it is damaged or not a training checkpoint of this version.
     """
-    if not (run / LAST).is_file():
-        raise UserError(f"{run} holds no training to resume: there is no {LAST} in it")
-    saved = read_pickle(run / LAST)
+    saved = read_pickle(last_of(run))
     with of_this_version(run):
         for name, kind in FIELDS.items():
             if not isinstance(saved[name], kind):

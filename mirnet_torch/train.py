@@ -49,7 +49,7 @@ from mirnet_torch.options import TrainOptions, command_line, parse_arguments, sh
 from mirnet_torch.presets import Network, config_from_dict, create_model
 from mirnet_torch.processes import own_device, processes, rank_and_world, share
 from mirnet_torch.run_folder import (LAST, RunFolder, Signals, TrainingInterrupted, check_data, check_processes,
-                                     of_this_version, options_to_resume, read_run)
+                                     claimed, last_of, of_this_version, options_to_resume, read_run)
 from mirnet_torch.samples import mixup_draw
 from mirnet_torch.training_data import TrainingData, make_loader, open_data, reader_fault
 
@@ -131,13 +131,14 @@ def train(options: TrainOptions) -> TrainResult:
     """Train a network from the start.
 
     Raises:
-        UserError: options, data or folder are wrong (found before the long run), or the loss is not finite.
+        UserError: options, data or folder are wrong (found before the long run), or the loss is not finite; another
+            training uses the folder.
         TrainingInterrupted: Ctrl-C or SIGTERM.
     """
     out = options.out or Path("runs") / options.preset
-    if (out / LAST).exists():
-        raise UserError(f"{out} holds a training: go on with --resume {out}, or give another --out")
-    with processes():
+    with processes(), claimed(out):
+        if (out / LAST).exists():
+            raise UserError(f"{out} holds a training: go on with --resume {out}, or give another --out")
         return fit(*set_up(dataclasses.replace(options, out=out)))
 
 
@@ -152,10 +153,10 @@ def resume(run: Path, **changes: Any) -> TrainResult:
         UserError: there is nothing to resume, or an option or the data changed; and what `train` raises.
         TrainingInterrupted: Ctrl-C or SIGTERM.
     """
-    saved = read_run(run)
-    options = options_to_resume(run, saved, changes)
-    with processes():
-        return fit(*set_up(options, saved))
+    last_of(run)  # before the folder is claimed, which would create it
+    with processes(), claimed(run):
+        saved = read_run(run)
+        return fit(*set_up(options_to_resume(run, saved, changes), saved))
 
 
 def set_up(options: TrainOptions, saved: dict[str, Any] | None = None) -> tuple[Setup, State]:

@@ -17,6 +17,7 @@ from training import NETWORK, as_arguments, differences, load_state, small_optio
 import mirnet_torch.train as training
 from mirnet_torch import load_model
 from mirnet_torch.options import TrainOptions
+from mirnet_torch.run_folder import LOCK
 from mirnet_torch.train import TrainingInterrupted, main, resume, train
 
 EPOCHS, STEPS_PER_EPOCH = 8, 5
@@ -68,6 +69,26 @@ def test_killed_inside_an_epoch(root, options, uninterrupted):
     resume(folder)
     assert differences(load_state(folder), uninterrupted) == []
     assert list(folder.glob(".*")) == []
+
+
+def test_a_run_folder_takes_one_training_at_a_time(capsys, root, options, uninterrupted):
+    """A second start and a second --resume are refused; the first goes on, and after kill -9 the folder is free."""
+    folder = root / "claimed"
+    process = start(as_arguments({**options, "workers": 1, "out": folder}), stdout=subprocess.DEVNULL)
+    wait_for_step(folder, lambda step: step >= 2, process)
+    for arguments in ([*as_arguments(options), "--out", folder], ["--resume", folder]):
+        result = run(capsys, main, *arguments)
+        assert_one_error(result.status, result.err, f"another training (process {process.pid} on ", f"uses {folder}",
+                         "another --out")
+    assert process.poll() is None and (folder / LOCK).exists()
+    process.kill()  # its worker lives on for some seconds
+    process.wait()
+    assert (folder / LOCK).exists()
+    resume(folder)
+    ended = load_state(folder)
+    assert ended["options"].pop("workers") == 1
+    assert differences(ended, {**uninterrupted, "options": ended["options"]}) == []
+    assert not (folder / LOCK).exists()
 
 
 def test_stopped_by_ctrl_c_and_resumed_by_the_command_it_prints(root, options, uninterrupted):

@@ -277,7 +277,7 @@ def test_bad_arguments_are_one_error(capsys, root, monkeypatch, arguments, words
     defaults = [] if "--resume" in arguments else ["--data", "data", "--config", "small.json", "--out", "new"]
     result = run(capsys, main, *defaults, "--patch", "16", *arguments)
     assert_one_error(result.status, result.err, words)
-    assert not (root / "new" / "last.pt").exists()
+    assert not (root / "new").exists() and not (root / "nowhere").exists()
 
 
 def test_a_finished_run_is_not_overwritten(capsys, root, finished):
