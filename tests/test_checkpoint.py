@@ -1,6 +1,8 @@
 """Load and save weights: which files load, and that weights stay equal. Refused files are in test_bad_input.py."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -68,6 +70,10 @@ def test_own_file_keeps_everything_and_stores_shared_rows_once(tmp_path, config)
     assert set(stored) == set(alias_rows(model).values())
     save_model(loaded, tmp_path / "b.safetensors", notes={"command": "train", "psnr": 20.5})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_preset_may_be_given_as_a_path():
+    assert same_weights(load_model(Path("mcu")), load_model("mcu"))
 
 
 def test_plain_safetensors_of_others_load(tmp_path):
