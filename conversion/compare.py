@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Sequence
 if not __package__:  # run as a script: this folder's modules must not hide others of the same name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mirnet_torch.cli import UserError, run_command  # noqa: E402
+from mirnet_torch.cli import UserError, require_extra, run_command  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +44,7 @@ agree within --atol, 1 they do not, 2 an artefact cannot be used.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    require_extra("convert", "comparing artefacts")
     from conversion.bridge.difference import compare, first_diverging, layerwise
 
     (a, network_a), (b, network_b) = _open_both(options.a, options.b)
@@ -91,9 +93,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("b", metavar="B", help="the artefact made from it")
     parser.add_argument("--image", metavar="FILE",
                         help="the picture to run (default: a photograph of scikit-image, darkened)")
-    parser.add_argument("--atol", type=float, default=1e-4, help="largest difference that counts as equal "
-                                                                 "(default: %(default)g)")
+    parser.add_argument("--atol", type=_tolerance, default=1e-4,
+                        help="largest difference that counts as equal (default: %(default)g)")
     return parser
+
+
+def _tolerance(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up, such as 1e-4")
 
 
 def _split(name: str) -> tuple[str, str]:

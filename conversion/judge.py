@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 from conversion.mirnet.sketch import SKETCH  # noqa: E402
 from mirnet_torch.camera import darken, to_rgb565  # noqa: E402
 from mirnet_torch.checkpoint import WEIGHTS, load_model  # noqa: E402
-from mirnet_torch.cli import UserError, atomic_path, make_folder, progress, run_command  # noqa: E402
+from mirnet_torch.cli import UserError, atomic_path, make_folder, progress, require_extra, run_command  # noqa: E402
 from mirnet_torch.compact import CompactMIRNet  # noqa: E402
 from mirnet_torch.data import TRAIN_PHOTOGRAPHS, find_split, photograph, validation_frames  # noqa: E402
 from mirnet_torch.enhance import enhance  # noqa: E402
@@ -168,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: the model, the checkpoint or the data cannot be used.
     """
     options = _parser().parse_args(arguments)
+    require_extra("convert", "judging")
     nights = _nights(options.nights) if options.nights else {}
     if (options.checkpoint is None) != (options.model is None):
         raise UserError("--checkpoint and --model belong together, the network and the int8 model made from it: give "

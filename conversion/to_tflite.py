@@ -16,7 +16,7 @@ from typing import Any, Sequence
 if not __package__:  # run as a script: this folder's modules must not hide others of the same name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mirnet_torch.cli import UserError, parse_size, run_command  # noqa: E402
+from mirnet_torch.cli import UserError, parse_size, require_extra, run_command  # noqa: E402
 
 EPILOG = """\
 files in OUT:
@@ -44,6 +44,7 @@ conversion; 130 after Ctrl-C. After 2 and 130, OUT and the sketch are unchanged.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    require_extra("convert", "the conversion")
     from conversion.pipeline import convert  # after parsing: this import is slow
     from conversion.report import format_table
 

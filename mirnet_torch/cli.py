@@ -4,10 +4,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib.util
 import os
 import re
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -16,6 +18,12 @@ from tqdm import tqdm
 
 Size = tuple[int, int]  # (width, height)
 LARGEST_SHARE = 1000  # of a folder, in "DIR:SHARE"
+# The modules that the extras of setup.cfg install, by the names they are imported with.
+EXTRAS = {
+    "train": ("skimage.data", "torchvision", "tensorboard"),
+    "convert": ("skimage.data", "torchvision", "onnx", "onnxsim", "onnx2tf", "tensorflow", "onnxruntime",
+                "ai_edge_litert", "tflite_micro", "jinja2"),
+}
 
 
 class UserError(Exception):
@@ -46,6 +54,9 @@ def run_command(main: Callable[[], int | None]) -> int:
             sys.stdout.flush()
         except OSError:
             _drop_output()
+    except ImportError as error:
+        message = (f"{' '.join(str(error).split())}: the installation of {error.name or 'a package'} is damaged or not "
+                   f"complete; install it again")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
             raise
@@ -57,6 +68,34 @@ def run_command(main: Callable[[], int | None]) -> int:
 def _drop_output() -> None:
     """Discard what could not be written to standard output, so that Python does not try again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def require_extra(extra: str, purpose: str) -> None:
+    """Check that the packages of an extra of setup.cfg are there, without importing them.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        purpose: what needs them; it starts the message.
+
+    Raises:
+        UserError: one is missing; the message names it and the command that installs the extra.
+    """
+    for name in EXTRAS[extra]:
+        try:
+            found = importlib.util.find_spec(name)
+        except ImportError:  # of the package around a submodule
+            found = None
+        if found is None:
+            raise UserError(f"{purpose} needs the package {name.partition('.')[0]}: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra; pip takes an installed package's extras from its own metadata."""
+    try:
+        distribution("mirnet-torch")
+        return f'pip install "mirnet-torch[{extra}]"'
+    except PackageNotFoundError:  # run from a clone that is not installed
+        return f'pip install -e "{Path(__file__).resolve().parent.parent}[{extra}]"'
 
 
 @contextlib.contextmanager

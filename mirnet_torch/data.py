@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 import numpy as np
-import skimage.data
 import torch
 from PIL import Image
 from torch import Tensor
@@ -195,6 +194,7 @@ class Scenes:
 
 def photograph(name: str) -> np.ndarray:
     """Return a photograph that comes with scikit-image, uint8 (H, W, 3)."""
+    import skimage.data  # of the extra [train]; finding pairs does not need it
     image = getattr(skimage.data, name)()
     image = image[0] if isinstance(image, tuple) else image  # the left image of a stereo pair
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image

@@ -22,7 +22,7 @@ import warnings
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,15 +30,13 @@ from PIL import Image, ImageDraw
 
 from mirnet_torch import __version__
 from mirnet_torch.checkpoint import load_model, weights_file
-from mirnet_torch.cli import (UserError, add_device_option, atomic_path, make_folder, parse_size, pick_device, progress,
-                              run_command)
+from mirnet_torch.cli import (UserError, add_device_option, atomic_path, install_command, make_folder, parse_size,
+                              pick_device, progress, require_extra, run_command)
+from mirnet_torch.data import Pair, find_pairs, validation_frames
 from mirnet_torch.enhance import add_tile_options, check_tile_options, enhance
 from mirnet_torch.images import side_by_side, to_tensor, write_image
 from mirnet_torch.metrics import PROTOCOL, mean_score, psnr, ssim
 from mirnet_torch.presets import Network
-
-if TYPE_CHECKING:
-    from mirnet_torch.data import Pair
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (output, truth), uint8 (H, W, 3)
 SHEET_ROWS = 12
@@ -102,8 +100,6 @@ def evaluate(model: Network, pairs: Sequence[Pair] | None, *, size: tuple[int, i
         raise UserError(f"only networks for RGB images are evaluated; this one has {model.config.in_channels} channels")
     if pairs is not None and not pairs:
         raise UserError("there are no pairs to evaluate on")
-    from mirnet_torch.data import validation_frames
-
     scores = []
     frames = validation_frames(pairs, size)
     for index, (name, low, truth) in enumerate(progress(frames, desc="evaluate", unit="image", leave=False,
@@ -137,7 +133,7 @@ def load_lpips(device: str | torch.device = "cpu") -> Metric:
         import lpips
         import torchvision
     except ImportError as error:
-        raise UserError(f'--lpips needs the package {error.name}: pip install "mirnet-torch[lpips]"') from None
+        raise UserError(f"--lpips needs the package {error.name}: {install_command('lpips')}") from None
     url = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # hides the download's progress
@@ -263,10 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: see `evaluate`; or `--out` already has results.
     """
     options = _arguments(arguments)
-    try:
-        from mirnet_torch.data import find_pairs  # needs the extra [train], as the metrics do
-    except ImportError as error:
-        raise UserError(f'evaluating needs the package {error.name}: pip install "mirnet-torch[train]"') from None
+    require_extra("train", "evaluating")
     device = pick_device(options.device)
     if options.out:
         make_folder(options.out)

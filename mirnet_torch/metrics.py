@@ -12,7 +12,7 @@ from typing import Iterable
 
 import numpy as np
 
-from mirnet_torch.cli import UserError
+from mirnet_torch.cli import UserError, install_command
 
 SSIM_WINDOW = 11
 PROTOCOL = (
@@ -81,5 +81,5 @@ def _scikit_image_metrics() -> ModuleType:
     try:
         import skimage.metrics
     except ImportError:
-        raise UserError('measuring needs scikit-image: pip install "mirnet-torch[train]"') from None
+        raise UserError(f"measuring needs scikit-image: {install_command('train')}") from None
     return skimage.metrics

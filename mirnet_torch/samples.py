@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from torchvision.transforms.v2 import functional as F
 
 from mirnet_torch.camera import FULL_LIGHT, RETAKE, darken, to_rgb565
 from mirnet_torch.cli import UserError
@@ -185,6 +184,8 @@ def _order(seed: int, passed: int, length: int) -> np.ndarray:
 
 def cut_patch(scene: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
     """Cut one random patch from all n images of uint8 (n, 3, H, W); scale, flip and turn it at random."""
+    from torchvision.transforms.v2 import functional as F  # of the extra [train]; --help does not need it
+
     columns, rows = scene.shape[-1], scene.shape[-2]
     width, height = augmentation.patch
     turns = int(rng.integers(4)) if augmentation.rotations else 0

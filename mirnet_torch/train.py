@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import UserError, run_command
+from mirnet_torch.cli import UserError, require_extra, run_command
 from mirnet_torch.console import Console
 from mirnet_torch.enhance import enhance
 from mirnet_torch.metrics import mean_score, psnr, ssim
@@ -433,6 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with its arguments (default: those of the process) and return its exit status."""
     description, _, _ = (__doc__ or "").partition("\n\nSource")
     given = parse_arguments(arguments, description)
+    require_extra("train", "training")
     run = given.pop("resume", None)
     first = int(os.environ.get("RANK", "0")) == 0
     try:

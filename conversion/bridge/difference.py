@@ -6,7 +6,7 @@ from typing import Sequence
 
 import numpy as np
 
-from conversion.bridge.onnx_export import module_of
+from conversion.bridge.graph import module_of
 from conversion.bridge.runtimes import Stage
 
 

@@ -160,3 +160,9 @@ def _operator(schema: Any, model: Any, source: Any, index: int, tensors: tuple[T
     inputs = tuple(None if i < 0 else tensors[i] for i in source.InputsAsNumpy())
     outputs = tuple(tensors[i] for i in source.OutputsAsNumpy())
     return Operator(index, name, code.Version(), inputs, outputs, "" if activation == "NONE" else activation, strides)
+
+
+def module_of(name: str) -> str:
+    """Return the PyTorch module in a tensor's or node's name ("body.0.body.0.blocks.0.0.body.0"), or ""."""
+    module, slash, _ = name.partition("/")
+    return module if slash else ""

@@ -102,12 +102,6 @@ def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return model
 
 
-def module_of(name: str) -> str:
-    """Return the PyTorch module in a tensor's or node's name ("body.0.body.0.blocks.0.0.body.0"), or ""."""
-    module, slash, _ = name.partition("/")
-    return module if slash else ""
-
-
 class _Prefixed(nn.Module):
     """The modules of a dictionary, renamed so that no sibling dictionary has the same names.
 

@@ -20,8 +20,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Iterator, Mapping
 
-from conversion.bridge.graph import Graph, Operator, Tensor, read_graph
-from conversion.bridge.onnx_export import module_of
+from conversion.bridge.graph import Graph, Operator, Tensor, module_of, read_graph
 from mirnet_torch.cli import UserError
 
 _TFLM = {  # operator: (highest version of its int8 kernel, method of MicroMutableOpResolver)

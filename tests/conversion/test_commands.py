@@ -193,6 +193,13 @@ def test_compare_on_a_picture_of_the_users(capsys, artefacts, tmp_path):
     assert_one_error(answer.status, answer.err, "none.png does not exist")
 
 
+@pytest.mark.parametrize("atol", ["nan", "inf", "-1", "small"])
+def test_compare_refuses_a_tolerance_that_is_none(capsys, atol):
+    """Nothing is above NaN: with --atol nan every pair of artefacts was equal."""
+    answer = run(capsys, compare.main, "mcu", "mcu", f"--atol={atol}")
+    assert_one_error(answer.status, answer.err, f"'{atol}' is not a number from 0 up")
+
+
 def test_compare_refuses_what_is_no_pair_of_artefacts(capsys, checkpoint, artefacts, tmp_path):
     onnx, files = artefacts
     for name in ("none.onnx", "none.tflite", "none.pt"):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from golden import filled
 
-from conversion.bridge.onnx_export import OPSET, export_onnx, load_onnx, module_of
+from conversion.bridge.graph import module_of
+from conversion.bridge.onnx_export import OPSET, export_onnx, load_onnx
 from conversion.mirnet.prepare import prepare
 from mirnet_torch import CompactConfig, MIRNetConfig, create_model
 from mirnet_torch.cli import UserError
