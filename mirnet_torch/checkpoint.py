@@ -26,6 +26,7 @@ from mirnet_torch.presets import PRESETS, Config, Network, config_from_dict, cre
 
 WEIGHTS = Path(__file__).parent / "weights"  # weights that ship with the package: {preset}.safetensors
 FORMAT = "mirnet_torch"  # the metadata key of this project's .safetensors
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 
 
@@ -48,6 +49,17 @@ def load_model(path_or_preset: str | os.PathLike[str], *, device: str | torch.de
             unexpected, of wrong shape, not finite, or differ although the network shares them.
     """
     path = weights_file(path_or_preset)
+    try:
+        model = _load(path)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # values of odd types and tensors of odd kinds fail in many ways
+        cause = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} cannot be used as weights: {cause} ({type(error).__name__})") from error
+    return model.to(device).eval()
+
+
+def _load(path: Path) -> Network:
     config, rows, stored_once = _read(path)
     if isinstance(config, MIRNetConfig) and (streams := config.n_RRG * config.n_MSRB * config.height) > len(rows):
         # A damaged file may name a huge network; building it would take minutes, even on the meta device.
@@ -60,7 +72,7 @@ def load_model(path_or_preset: str | os.PathLike[str], *, device: str | torch.de
     _check_rows(path, rows, shapes, shared_first)
     model = create_model(config)
     model.load_state_dict(rows)
-    return model.to(device).eval()
+    return model
 
 
 def save_model(model: Network, path: str | os.PathLike[str], *, notes: Mapping[str, Any] | None = None) -> None:
@@ -142,8 +154,10 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             raise CheckpointError(f"{path} holds more than weights and was not executed: load it where you trust it "
                                   "and save its state_dict alone") from error
         raise CheckpointError(f"{path} is not a checkpoint, or damaged: fetch it again") from error
-    except OSError:
-        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise CheckpointError(f"{path} is not a checkpoint, or damaged: fetch it again ({error.strerror})") from error
     except Exception as error:  # damaged archives fail in many ways: zip, struct, unicode, key and runtime errors
         raise CheckpointError(f"{path} is not a checkpoint, or damaged: fetch it again "
                               f"({type(error).__name__})") from error
@@ -207,8 +221,9 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata[FORMAT])
         return {"config": dict(header["config"]), "notes": dict(header["notes"])}
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has no readable configuration of this project ({error!r})") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        cause = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} has no readable configuration of this project: {cause}") from error
 
 
 def _config(path: Path, fields: Any) -> Config:
@@ -237,12 +252,16 @@ def _infer_config(path: Path, rows: Mapping[str, Tensor]) -> Config:
 def _check_rows(path: Path, rows: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
                 shared_first: Mapping[str, str]) -> None:
     """Raise a CheckpointError unless the rows are exactly those of the network and shared rows are equal."""
+    plain = {name: row for name, row in rows.items() if not row.is_nested and not row.is_meta}
+    if len(plain) < len(rows):  # nested tensors have no shape
+        raise CheckpointError(f"{path}: rows hold no plain numbers: "
+                              f"{', '.join([name for name in rows if name not in plain][:4])}")
     faults = {
         "missing": [name for name in shapes if name not in rows],
         "unexpected": [name for name in rows if name not in shapes],
         "of wrong shape": [f"{name} {tuple(rows[name].shape)} instead of {shape}" for name, shape in shapes.items()
                            if name in rows and tuple(rows[name].shape) != shape],
-        "not floating point": [name for name, row in rows.items() if not row.is_floating_point()],
+        "not floating point of 16, 32 or 64 bits": [name for name, row in rows.items() if row.dtype not in FLOATS],
         "not dense": [name for name, row in rows.items() if row.layout != torch.strided],
     }
     if not any(faults.values()):

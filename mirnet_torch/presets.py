@@ -58,7 +58,7 @@ def config_from_dict(fields: Mapping[str, Any]) -> Config:
     if "head" in fields:
         fields = _from_version_0_1(fields)
     kind = fields.pop("network", "mirnet")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"network must be one of {', '.join(_KINDS)}, not {kind!r}")
     return _KINDS[kind](**fields)
 
