@@ -69,6 +69,7 @@ class Conversion:
     parity: tuple[Row, ...]
     layers: tuple[LayerDifference, ...]
     cost: Cost
+    verdict: str  # one sentence: may the model be used?
     sentences: tuple[str, ...]  # the report's summary
 
     @property
@@ -95,7 +96,7 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         pairs: a folder with `low` and `high` to measure on, without images of `calibration`; None: embedded ones.
         size: (width, height) of the pictures; None: 160x120 for compact networks, else 256x256.
         target: a name of `TARGETS`; None: the board for compact networks, else LiteRT.
-        sketch: the folder of the sketch to put the model into when all checks have passed; None: none.
+        sketch: the folder of the sketch to put the model into if every stage is within its tolerance; None: none.
         arena_limit: largest arena in bytes; None: that of the sketch for its target, else no limit.
         flash_limit: largest int8 model in bytes; None: that of the sketch for its target, else no limit.
         replace: replace an `out` that an earlier conversion made.
@@ -171,9 +172,9 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         float32=out / artefacts.float32.name, float16=out / artefacts.float16.name, int8=out / artefacts.int8.name,
         c_files=tuple(out / path.name for path in artefacts.c_files), report_json=out / "report.json",
         report_html=out / "report.html", target=chosen.name, operators=artefacts.graph.counts(), parity=tuple(rows),
-        layers=tuple(layers), cost=artefacts.cost,
+        layers=tuple(layers), cost=artefacts.cost, verdict=report.verdict(rows),
         sentences=tuple(report.summary(rows, layers, artefacts.cost)))
-    if sketch is not None and not done.broken:
+    if sketch is not None and not done.missed:
         contract.install(done.c_files, Path(sketch))
     return done
 

@@ -1,7 +1,7 @@
 """The results of a conversion as a table, as `report.json` and as a page, `report.html`.
 
-The page is one file with all pictures and drawings in it. From top to bottom it shows a summary, the parity table, the
-pictures of every stage, the layers that lose most, and where time and memory go.
+The page is one file with all pictures and drawings in it. From top to bottom it shows the verdict, a summary, the
+parity table, the pictures of every stage, the layers that lose most, and where time and memory go.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from conversion.bridge.graph import Graph
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 WORST = 12  # layers listed on the page before the fold
+NOISE = 0.05  # dB; a gain of PSNR below it is rounding, not a better picture
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,28 @@ def _db(value: float) -> str:
     return "equal" if value == math.inf else f"{value:.1f} dB"
 
 
+def verdict(rows: Sequence[Row]) -> str:
+    """Return one sentence: may the model be used, and if not, which stages are why."""
+    compared = [row for row in rows if row.passed is not None]
+    missed = [row for row in compared if not row.passed]
+    if not missed:
+        skipped = sum(bool(row.skipped) for row in rows)
+        return (f"Passed: all {len(compared)} stages that have a tolerance are within it"
+                f"{f'; {skipped} were not run' if skipped else ''}.")
+    stages = "; ".join(f"{row.stage} (tolerance {row.tolerance}, measured {_measured(row)})" for row in missed)
+    if any(row.tolerance is not None and row.tolerance.exact for row in missed):
+        return f"Failed, do not use this model: not equal to the stage before: {stages}."
+    return (f"Failed, not within the tolerance: {stages}; look at the pictures of the report, and try other "
+            "pictures for --calibration.")
+
+
+def _measured(row: Row) -> str:
+    """Return what the tolerance of a row limits, as it was measured."""
+    assert row.change is not None and row.tolerance is not None
+    return {"max": f"{row.change.max:.2g}", "mean steps": f"{row.change.mean / (row.step or 1.0):.2f} steps",
+            "bytes": f"{row.change.differing} bytes", "SQNR": _db(row.change.sqnr_db)}[row.tolerance.measure]
+
+
 def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) -> list[str]:
     """Return a few sentences that say where quality was lost and what the model costs."""
     sentences = []
@@ -96,9 +119,12 @@ def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) 
         first, last = run[0], run[-1]
         assert first.psnr is not None and last.psnr is not None
         lost = first.psnr - last.psnr
-        verdict = "costs nothing" if abs(lost) < 0.005 else f"{'costs' if lost > 0 else 'gains'} {abs(lost):.2f} dB"
+        effect = f"costs {lost:.2f} dB" if lost >= 0.005 else "costs nothing"
+        if lost <= -NOISE:
+            effect = (f"changes the result by {-lost:.2f} dB, which is no gain, since a stage misses its tolerance"
+                      if any(row.passed is False for row in rows) else f"gains {-lost:.2f} dB")
         sentences.append(f"Against ground truth {first.stage} reaches {first.psnr:.2f} dB and {last.stage} "
-                         f"{last.psnr:.2f} dB: the conversion {verdict}.")
+                         f"{last.psnr:.2f} dB: the conversion {effect}.")
         steps = [(before.psnr - after.psnr, after) for before, after in zip(run, run[1:])
                  if before.psnr is not None and after.psnr is not None]
         worst, row = max(steps, key=lambda item: item[0])
@@ -135,6 +161,7 @@ def write_json(path: Path, content: Content) -> None:
     document = {
         "subject": {**vars(subject), "image": list(subject.image)},
         "parity": [_json_row(row) for row in content.rows],
+        "verdict": verdict(content.rows),
         "summary": summary(content.rows, content.layers, cost),
         "layers": [{"float": layer.a, "int8": layer.b, "module": layer.module, "shape": list(layer.shape),
                     "step": layer.step, **_json_difference(layer.difference)} for layer in content.layers],
@@ -191,8 +218,9 @@ def write_html(path: Path, content: Content, *, names: Sequence[str], dark: np.n
     rows, layers, cost = content.rows, content.layers, content.cost
     worst = worst_layers(layers)
     page = environment.from_string(TEMPLATE.read_text()).render(
-        subject=content.subject, rows=rows, summary=summary(rows, layers, cost), graph=content.graph, cost=cost,
-        files=content.files, layers_note=content.layers_note, worst=worst[:WORST], others=worst[WORST:],
+        subject=content.subject, rows=rows, verdict=verdict(rows), passed=all(row.passed is not False for row in rows),
+        summary=summary(rows, layers, cost), graph=content.graph, cost=cost, files=content.files,
+        layers_note=content.layers_note, worst=worst[:WORST], others=worst[WORST:],
         strip=_layer_strip(layers), arena=_arena_drawing(cost),
         galleries=[_gallery(i, name, rows, dark, bright) for i, name in enumerate(names)],
         busiest=max((item.instructions for item in cost.operators), default=0) or 1)

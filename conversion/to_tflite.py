@@ -18,6 +18,7 @@ if not __package__:  # run as a script: this folder's modules must not hide othe
 
 from mirnet_torch.cli import UserError, parse_size, require_extra, run_command  # noqa: E402
 
+MISSED = 3  # the exit status if a stage that may change the result changes it by more than its tolerance
 EPILOG = """\
 files in OUT:
   NAME_equalised.safetensors  the same network with weights that lose less in int8
@@ -36,8 +37,10 @@ examples:
 On two cores it takes about a minute for mcu, and a quarter of an hour and 10 GB of memory for the published network at
 256x256.
 
-exit status: 0 done; 1 a stage is not equal where it must be; 2 the arguments, the model or the disk do not allow the
-conversion; 130 after Ctrl-C. After 2 and 130, OUT and the sketch are unchanged.
+exit status: 0 done, every stage is within its tolerance; 1 a stage is not equal to the one before where it must be; 2
+the arguments, the model or the disk do not allow the conversion; 3 the int8 model misses its tolerance; 130 after
+Ctrl-C. After 1 and 3 OUT is written and the sketch unchanged, after 2 and 130 both are unchanged. The last line printed
+is the verdict.
 """
 
 
@@ -56,13 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for sentence in done.sentences:
         print(sentence)
     print("Operators: " + ", ".join(f"{count} {name}" for name, count in done.operators.items()))
-    print(f"Look at {done.report_html}")
-    if done.broken:
-        print(f"error: not equal to the stage before: {', '.join(row.stage for row in done.broken)}; do not use this "
-              f"model{', it was not put into the sketch' if options.sketch else ''}", file=sys.stderr)
-        return 1
-    if options.sketch:
-        print(f"The model is in the sketch {options.sketch}: {', '.join(path.name for path in done.c_files)}")
+    if done.missed:
+        sys.stdout.flush()  # so that the verdict is the last line where both streams go to one file
+        unchanged = " The sketch was not changed." if options.sketch else ""
+        print(f"error: {done.verdict}{unchanged} See {done.report_html}", file=sys.stderr)
+        return 1 if done.broken else MISSED
+    installed = (f" The model is in the sketch {options.sketch}: {', '.join(path.name for path in done.c_files)}."
+                 if options.sketch else "")
+    print(f"{done.verdict}{installed} See {done.report_html}")
     return 0
 
 
@@ -91,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
                              "library for Arduino, or litert (default: arduino-tflm for compact networks such as mcu, "
                              "else litert)")
     parser.add_argument("--sketch", type=Path, metavar="DIR",
-                        help="when all checks have passed, put the model into this sketch, firmware/mirnet_nano33ble "
-                             "or a copy of it: all four files or none")
+                        help="if every stage is within its tolerance, put the model into this sketch, "
+                             "firmware/mirnet_nano33ble or a copy of it: all four files or none")
     parser.add_argument("--arena-limit", type=_bytes, metavar="BYTES",
                         help="refuse a model that needs a larger arena on a 32-bit board, e.g. 160k (default: the "
                              "limit of the sketch)")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,11 @@ def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
     save_model(model, path)
     return path
+
+
+@pytest.fixture
+def sketch(tmp_path):
+    return shutil.copytree(SCRIPT.parents[1] / "firmware" / "mirnet_nano33ble", tmp_path / "mirnet_nano33ble")
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +116,30 @@ def test_the_same_arguments_give_the_same_bytes_from_any_folder(done, checkpoint
                             cwd=tmp_path, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.splitlines()[0].startswith("stage") and answer.stdout.rstrip().endswith("report.html")
+    assert answer.stdout.splitlines()[-1].startswith("Passed: all ")
     again = tmp_path / "again"
     assert sorted(os.listdir(again)) == sorted(os.listdir(done.folder))
     for path in done.folder.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes(), f"{path.name} differs from run to run"
     assert sorted(os.listdir(tmp_path)) == ["again"]
+
+
+def test_a_missed_tolerance_is_the_verdict_and_a_status(capsys, checkpoint, sketch, tmp_path):
+    """Ranges chosen on black pictures: everything is written, but the sketch keeps its model."""
+    (tmp_path / "black").mkdir()
+    for name in "ab":
+        write_image(np.zeros((120, 160, 3), np.uint8), tmp_path / "black" / f"{name}.png")
+    before = {path.name: path.read_bytes() for path in sketch.iterdir()}
+    answer = run(capsys, main, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--calibration",
+                 tmp_path / "black", "--sketch", sketch)
+    assert answer.status == 3
+    assert_one_error(answer.status, answer.err, "Failed, not within the tolerance: TFLite int8 (tolerance ",
+                     "mean <= 1 step, measured ", "The sketch was not changed.", str(tmp_path / "out" / "report.html"))
+    assert " gains " not in answer.out
+    page = (tmp_path / "out" / "report.html").read_text()
+    title, verdict = page.index("<h1>"), page.index("Failed, not within the tolerance")
+    assert page[title:verdict].count("<p") == 1  # the verdict is the first paragraph
+    assert {path.name: path.read_bytes() for path in sketch.iterdir()} == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

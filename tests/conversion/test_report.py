@@ -14,7 +14,8 @@ from conversion.bridge.chain import Row, Tolerance
 from conversion.bridge.cost import cost
 from conversion.bridge.difference import LayerDifference, compare
 from conversion.bridge.graph import read_graph
-from conversion.report import Content, Subject, format_table, summary, to_levels, worst_layers, write_html, write_json
+from conversion.report import (Content, Subject, format_table, summary, to_levels, verdict, worst_layers, write_html,
+                               write_json)
 
 SUBJECT = Subject(
     checkpoint="<best>.safetensors", checkpoint_sha256="ab" * 32, config={"n_feat": 16}, parameters=83211,
@@ -103,6 +104,27 @@ def test_the_summary_says_where_quality_was_lost(content):
     assert "TFLite int8 misses its tolerance: mean <= 1 step." in text
     assert "hurts most: second/Conv (10.5 dB), first/Conv (40.0 dB)." in text
     assert [layer.b for layer in worst_layers(content.layers)] == ["second/Conv", "first/Conv"]
+
+
+@pytest.mark.parametrize("gained, words", [(0.004, "costs nothing"), (0.049, "costs nothing"), (0.06, "gains 0.06 dB"),
+                                           (-0.004, "costs nothing"), (-0.02, "costs 0.02 dB")])
+def test_a_gain_within_noise_is_not_called_one(content, gained, words):
+    rows = [dataclasses.replace(content.rows[0], psnr=20.0), dataclasses.replace(content.rows[1], psnr=20.0 + gained)]
+    assert f"the conversion {words}." in summary(rows, [], content.cost)[0]
+
+
+def test_a_missed_tolerance_is_no_gain_and_the_verdict(content):
+    rows = [dataclasses.replace(row, psnr=20.0 + 13.15 * (row.stage == "TFLite int8")) if row.psnr else row
+            for row in content.rows]
+    assert " gains " not in (text := " ".join(summary(rows, [], content.cost))), text
+    assert "changes the result by 13.15 dB, which is no gain" in text
+    assert verdict(rows).startswith("Failed, not within the tolerance: TFLite int8 (tolerance mean <= 1 step, "
+                                    "measured 3.0")
+    assert verdict(rows[:3]) == "Passed: all 2 stages that have a tolerance are within it."
+    assert verdict([*rows[:3], rows[-1]]).endswith("within it; 1 were not run.")
+    broken = dataclasses.replace(rows[1], tolerance=Tolerance("max", 1e-9))
+    assert verdict([rows[0], broken]).startswith("Failed, do not use this model: not equal to the stage before: "
+                                                 "deployable form (tolerance max <= 1e-09, measured 1e-06)")
 
 
 def test_json_holds_everything_and_no_infinity(content, tmp_path):
