@@ -124,3 +124,9 @@ def side_by_side(images: Sequence[np.ndarray], *, gap: int = 4) -> np.ndarray:
     """Put uint8 (H, W, 3) images of one height into one row, with `gap` white columns between them."""
     white = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
     return np.concatenate([part for image in images for part in (white, image)][1:], axis=1)
+
+
+def stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Return pictures (h, w, 3) one below the other, padded with black to the width of the widest."""
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])

@@ -4,6 +4,7 @@
     python -m mirnet_torch.train --data LOL --preset mcu                 a network for a microcontroller
     python -m mirnet_torch.train --preset mcu --epochs 20                on photographs inside scikit-image
     python -m mirnet_torch.train --preset mcu --data PAIRS --init mcu    from the weights that ship
+    python -m mirnet_torch.train --data LOL:6 --data photographs:1 ...   several sources in shares
     python -m mirnet_torch.train --resume runs/mcu                       resume an interrupted training
     torchrun --nproc-per-node 2 -m mirnet_torch.train --data LOL ...     on several GPUs (or with gloo on CPUs)
 
@@ -43,6 +44,7 @@ from mirnet_torch.checkpoint import load_model
 from mirnet_torch.cli import UserError, require_extra, run_command
 from mirnet_torch.console import Console
 from mirnet_torch.enhance import enhance
+from mirnet_torch.images import stacked
 from mirnet_torch.metrics import mean_score, psnr, ssim
 from mirnet_torch.model import parameter_count
 from mirnet_torch.options import TrainOptions, command_line, parse_arguments, shown
@@ -404,12 +406,6 @@ def validate(setup: Setup, state: State, signals: Signals, writer: Any) -> tuple
         writer.add_image("val/dark_output_truth", stacked(rows[:GRID_ROWS]), step, dataformats="HWC")
         writer.flush()
     return mean_psnr, mean_ssim, 0
-
-
-def stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Return pictures (h, w, 3) one below the other, padded with black to the width of the widest."""
-    width = max(row.shape[1] for row in rows)
-    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
 
 def save(setup: Setup, state: State) -> None:
