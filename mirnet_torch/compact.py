@@ -177,26 +177,38 @@ class CompactMIRNet(nn.Module):
         return self.conv_out(self.body(self.conv_in(cells)))
 
     def restore(self, image: Tensor, maps: Tensor) -> Tensor:
-        """Return the restored image, of the shape of `image`: a colour transform whose factors vary with the position.
+        """Return the restored image, of the shape of `image`, which is the one that the core saw.
 
-        The maps are, for C colours, C log gains, C (C - 1) shares, C offsets and C root gains, bilinearly enlarged.
+        Of a photograph the core may see a copy instead: `full_size.restore_full_size`.
+        """
+        with torch.autocast(image.device.type, enabled=False):  # bfloat16 has 8 bits, too few for a gain
+            factors = self.factors(maps.to(torch.promote_types(maps.dtype, image.dtype)))
+            return self.recolour(image, enlarged(factors, self.config.cell))
+
+    def factors(self, maps: Tensor) -> Tensor:
+        """Turn maps into factors, position by position: (B, C (C + 2), H, W) -> the same.
+
+        They are, for C colours, C gains, C (C - 1) shares, C offsets and C root gains.
+        """
+        channels = self.config.in_channels
+        return torch.cat([(LOG_GAIN_SCALE * maps[:, :channels]).exp(), maps[:, channels:]], 1)
+
+    def recolour(self, image: Tensor, factors: Tensor) -> Tensor:
+        """Apply to every pixel of (B, C, H, W) its own factors, (B, C (C + 2), H, W).
+
         Output c is r[c] + the sum over the others d of share[c, d] * r[d] + offset[c], with r = gain * image +
         root_gain * sqrt(image). The root brightens the darkest levels of a cell more than the others. They need it,
         because the transfer curve of a camera is a straight line there.
         """
         channels = self.config.in_channels
-        with torch.autocast(image.device.type, enabled=False):  # bfloat16 has 8 bits, too few for a gain
-            maps = maps.to(torch.promote_types(maps.dtype, image.dtype))
-            maps = torch.cat([(LOG_GAIN_SCALE * maps[:, :channels]).exp(), maps[:, channels:]], 1)
-            gain, shares, offset, root_gain = enlarged(maps, self.config.cell).split(
-                [channels, channels * (channels - 1), channels, channels], 1)
-            raised = gain * image + root_gain * image.clamp(min=0).sqrt()
-            restored = []
-            for c, row in enumerate(shares.unflatten(1, (channels, channels - 1)).unbind(1)):
-                others = [raised[:, d] for d in range(channels) if d != c]
-                mixed = [share * other for share, other in zip(row.unbind(1), others)]
-                restored.append(total([raised[:, c], *mixed, offset[:, c]]))
-            return torch.stack(restored, 1)
+        gain, shares, offset, root_gain = factors.split([channels, channels * (channels - 1), channels, channels], 1)
+        raised = gain * image + root_gain * image.clamp(min=0).sqrt()
+        restored = []
+        for c, row in enumerate(shares.unflatten(1, (channels, channels - 1)).unbind(1)):
+            others = [raised[:, d] for d in range(channels) if d != c]
+            mixed = [share * other for share, other in zip(row.unbind(1), others)]
+            restored.append(total([raised[:, c], *mixed, offset[:, c]]))
+        return torch.stack(restored, 1)
 
 
 def enlarged(maps: Tensor, factor: int) -> Tensor:

@@ -26,6 +26,8 @@ from tqdm import tqdm
 
 from mirnet_torch.checkpoint import load_model
 from mirnet_torch.cli import UserError, add_device_option, make_folder, pick_device, progress, run_command
+from mirnet_torch.compact import CompactMIRNet
+from mirnet_torch.full_size import COPY_PIXELS, precision, restore_full_size, to_levels, to_values
 from mirnet_torch.images import SUFFIXES, is_grey, open_image, side_by_side, to_grey, to_rgb, write_image
 from mirnet_torch.presets import Config, Network
 
@@ -61,7 +63,7 @@ def enhance(model: Network, image: ImageType, *, tile: int | None = None, overla
             raise ValueError(f"enhance takes a floating-point tensor ({channels}, H, W) or (B, {channels}, H, W) in "
                              f"[0, 1], not {image.dtype} {tuple(image.shape)}")
         batch = image if image.ndim == 4 else image[None]
-        return _restore(model, batch, tile, overlap, show_progress).to(image.dtype).reshape(image.shape)
+        return _restore(model, batch, tile, overlap, show_progress).reshape(image.shape)
     grey = image.ndim == 2
     if image.dtype != np.uint8 or not grey and image.shape[2:] != (3,) or image.size == 0:
         raise ValueError(f"enhance takes a uint8 array (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
@@ -69,7 +71,7 @@ def enhance(model: Network, image: ImageType, *, tile: int | None = None, overla
         raise ValueError(f"a network of {channels} channels cannot take an array of shape {image.shape}")
     pixels = torch.from_numpy(np.array(image[..., None] if grey else image)).permute(2, 0, 1)[None]
     restored = _restore(model, pixels.expand(-1, channels, -1, -1), tile, overlap, show_progress)
-    levels = restored[0].mul_(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    levels = restored[0].permute(1, 2, 0).contiguous().numpy()
     if grey:
         return levels[..., 0] if channels == 1 else to_grey(Image.fromarray(levels))
     return levels
@@ -90,9 +92,11 @@ def default_tile(config: Config, shape: Sequence[int]) -> int:
 
 @torch.no_grad()
 def _restore(model: Network, batch: Tensor, tile: int | None, overlap: int | None, show_progress: bool) -> Tensor:
-    """Return the restored batch (B, C, H, W), clamped, as a new float32 or float64 tensor on the device of `batch`."""
+    """Return the restored batch (B, C, H, W), clamped, as a new tensor of its type on its device."""
     height, width = batch.shape[-2:]
     multiple = model.config.multiple
+    if tile is None and isinstance(model, CompactMIRNet) and height * width > COPY_PIXELS:
+        return restore_full_size(model, batch)
     if tile is None:
         tile = default_tile(model.config, batch.shape)
     if tile:
@@ -102,27 +106,22 @@ def _restore(model: Network, batch: Tensor, tile: int | None, overlap: int | Non
         if not 0 <= overlap <= tile // 2:
             raise ValueError(f"overlap must be from 0 to half of tile ({tile // 2}), not {overlap}")
     if not tile or overlap is None or tile >= max(height, width):
-        return _checked(_run(model, batch)).clamp(0, 1)
-    restored = torch.zeros(batch.shape, dtype=_wide(batch), device=batch.device)
+        return to_levels(_checked(_run(model, batch)).clamp(0, 1), batch.dtype)
+    restored = torch.zeros(batch.shape, dtype=precision(batch), device=batch.device)
     columns = _windows(width, tile, overlap, multiple)
     places = [(row, column) for row in _windows(height, tile, overlap, multiple) for column in columns]
     for (y, weight_y), (x, weight_x) in progress(places, desc="tiles", leave=False) if show_progress else places:
         part = _checked(_run(model, batch[..., y, x]))
         weight = (weight_y[:, None] * weight_x).to(restored)
         restored[..., y, x] += part.clamp(0, 1) * weight
-    return restored.clamp_(0, 1)
+    return to_levels(restored.clamp_(0, 1), batch.dtype)
 
 
 def _run(model: Network, batch: Tensor) -> Tensor:
     """Run the network on its device, in its data type; the result is on the device of `batch`."""
     parameter = next(model.parameters())
-    values = batch.to(parameter.device, parameter.dtype)
-    result = model(values / 255 if batch.dtype == torch.uint8 else values)
-    return result.to(batch.device, _wide(batch))
-
-
-def _wide(batch: Tensor) -> torch.dtype:
-    return torch.float64 if batch.dtype == torch.float64 else torch.float32
+    result = model(to_values(batch.to(parameter.device), parameter.dtype))
+    return result.to(batch.device, precision(batch))
 
 
 def _checked(result: Tensor) -> Tensor:

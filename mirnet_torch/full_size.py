@@ -1,0 +1,114 @@
+"""Restore photographs of any size with a compact network: the maps come from a small copy of the photograph.
+
+    copy      the photograph, box-filtered to `COPY_PIXELS`
+    factors   what the core makes of the copy; they belong to the whole photograph
+    strips    the photograph at its own size, some rows at a time, with the factors enlarged to these rows
+
+So attention sees the whole picture, there are no seams, and the network costs the same for every photograph. Beside the
+photograph and the result, memory holds one strip.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mirnet_torch.compact import CompactMIRNet
+from mirnet_torch.model import pad_image
+
+COPY_PIXELS = 600 * 400
+STRIP_PIXELS = 2 ** 16
+LEVELS = {torch.uint8: 255, torch.uint16: 65535}  # white, by the type of integers
+
+
+@torch.no_grad()
+def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
+    """Restore images with maps from copies of at most `COPY_PIXELS`.
+
+    Pixel y of H, whose centre is at y + 0.5, lies at (y + 0.5) * copy / H in a copy of `copy` rows, and at this, divided
+    by the cell's side, less 0.5 among the centres of cells. Between them factors are bilinear, beyond the outermost
+    constant. Without shrinking that is what `CompactMIRNet.restore` does.
+
+    Args:
+        model: it runs on its own device.
+        batch: (B, C, H, W), uint8, uint16, or floating point in [0, 1].
+
+    Returns:
+        The restored images, of the type, shape and device of `batch`; clamped, and integers rounded to the nearest.
+
+    Raises:
+        FloatingPointError: the network's output is not finite.
+    """
+    images, _, height, width = batch.shape
+    rows, columns = copy_size(height, width)
+    parameter, cell = next(model.parameters()), model.config.cell
+    copy = box_filter(batch, rows, columns).to(parameter)
+    cells = model.to_core(pad_image(copy, model.config.in_channels, model.multiple))
+    factors = model.factors(model.core(cells).to(precision(batch)))
+    if not factors.isfinite().all():
+        raise FloatingPointError("the network's output is not finite: its weights do not suit this image")
+    across = (torch.arange(width, dtype=torch.float64) + 0.5) * (columns / width / cell) - 0.5
+    down = (torch.arange(height, dtype=torch.float64) + 0.5) * (rows / height / cell) - 0.5
+    wide = sample(factors, across, -1)  # (B, maps, rows of cells, W)
+    restored = torch.empty_like(batch, memory_format=torch.contiguous_format)
+    step = max(STRIP_PIXELS // (images * width), 1)
+    for start in range(0, height, step):
+        strip = slice(start, min(start + step, height))
+        image = to_values(batch[..., strip, :].to(parameter.device), precision(batch))
+        result = model.recolour(image, sample(wide, down[strip], -2))
+        restored[..., strip, :] = to_levels(result.clamp_(0, 1), batch.dtype)
+    return restored
+
+
+def copy_size(height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of the copy: the aspect of the photograph with `COPY_PIXELS`, or its own size if less."""
+    scale = min((COPY_PIXELS / (height * width)) ** 0.5, 1)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def box_filter(batch: Tensor, rows: int, columns: int) -> Tensor:
+    """Shrink images (B, C, H, W): every pixel of the result is the mean of the area that it covers, in [0, 1].
+
+    Returns:
+        (B, C, rows, columns), float64 for float64, else float32.
+    """
+    height, width = batch.shape[-2:]
+    lines = []
+    for row in range(rows):  # one at a time, so that the photograph is never whole in floating point
+        top, bottom = row * height / rows, (row + 1) * height / rows
+        first, last = row * height // rows, -(-(row + 1) * height // rows)
+        covered = torch.arange(first, last, dtype=torch.float64, device=batch.device)
+        covered = (covered + 1).clamp(max=bottom) - covered.clamp(min=top)
+        values = to_values(batch[..., first:last, :], precision(batch))
+        lines.append((covered / (bottom - top)).to(values) @ values)
+    sums = torch.nn.functional.pad(torch.stack(lines, -2).double().cumsum(-1), (1, 0))
+    edges = torch.arange(columns + 1, dtype=torch.float64) * width / columns
+    return (sample(sums, edges, -1).diff() * (columns / width)).to(precision(batch))
+
+
+def sample(values: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Interpolate linearly along dimension -1 or -2 of N values at positions (M,), from 0 to N - 1.
+
+    Beyond them the outermost value holds.
+    """
+    last = values.shape[dim] - 1
+    positions = positions.to(values.device).clamp(0, last)
+    before = positions.long()
+    weight = (positions - before).to(values.dtype)
+    low, high = values.index_select(dim, before), values.index_select(dim, (before + 1).clamp(max=last))
+    return torch.lerp(low, high, weight if dim == -1 else weight[:, None])
+
+
+def precision(batch: Tensor) -> torch.dtype:
+    """Return the type to work in: float64 for float64, else float32."""
+    return torch.float64 if batch.dtype == torch.float64 else torch.float32
+
+
+def to_values(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn pixels of any type into floating point in [0, 1]."""
+    values = pixels.to(dtype)
+    return values / LEVELS[pixels.dtype] if pixels.dtype in LEVELS else values
+
+
+def to_levels(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn values in [0, 1] into a type of pixels; integers are rounded to the nearest."""
+    return (values * LEVELS[dtype]).round_().to(dtype) if dtype in LEVELS else values.to(dtype)
