@@ -6,6 +6,9 @@ Files keep their names; a folder is searched with its subfolders, which are kept
 the input, upright, with the input's alpha, ICC profile and EXIF (without orientation and thumbnail); grey stays grey.
 CMYK becomes RGB; only the first frame of an animation is used.
 
+A compact network (`mcu`) needs no tiles: of a photograph of over 240,000 pixels it sees a small copy, and its maps are
+laid over the photograph at its own size (`full_size`). With `--tile` it sees the photograph's own pixels.
+
 Tiling changes the result: attention and SKFF average over the tile instead of the whole image. The difference is
 largest where brightness varies from tile to tile; neighbouring tiles fade into each other, which hides the seams.
 """
@@ -28,7 +31,7 @@ from mirnet_torch.checkpoint import load_model
 from mirnet_torch.cli import UserError, add_device_option, make_folder, pick_device, progress, run_command
 from mirnet_torch.compact import CompactMIRNet
 from mirnet_torch.full_size import COPY_PIXELS, precision, restore_full_size, to_levels, to_values
-from mirnet_torch.images import SUFFIXES, is_grey, open_image, side_by_side, to_grey, to_rgb, write_image
+from mirnet_torch.images import SUFFIXES, is_grey, luma, open_image, side_by_side, to_grey, to_rgb, write_image
 from mirnet_torch.presets import Config, Network
 
 ImageType = TypeVar("ImageType", np.ndarray, Tensor)
@@ -42,16 +45,17 @@ def enhance(model: Network, image: ImageType, *, tile: int | None = None, overla
 
     Args:
         model: a network; it runs on its own device, one tile at a time.
-        image: a uint8 array (H, W, 3) or grey (H, W), or a floating-point tensor (C, H, W) or (B, C, H, W) in [0, 1]
-            with the network's C. An RGB network takes a grey array as RGB, and the luma of its output is returned.
-        tile: side of the square tiles in pixels; 0: the image is not cut; None: it is cut only if the network would
-            take more than about 2 GB for it, see `default_tile`.
+        image: a uint8 or uint16 array (H, W, 3) or grey (H, W), or a floating-point tensor (C, H, W) or (B, C, H, W)
+            in [0, 1] with the network's C. An RGB network takes a grey array as RGB and returns the luma of its output.
+        tile: side of the square tiles in pixels; 0: the network sees all pixels at once; None: a compact network sees a
+            copy of an image of over 240,000 pixels, see `full_size`; for another network the image is cut if it would
+            take more than about 2 GB, see `default_tile`.
         overlap: pixels that neighbouring tiles share at least; they fade into each other there. None: 32, or half of
             smaller tiles.
         show_progress: show a progress bar over the tiles.
 
     Returns:
-        The restored image, clamped to [0, 1] and for uint8 rounded to the nearest level.
+        The restored image, clamped to [0, 1]; integers are rounded to the nearest level.
 
     Raises:
         ValueError: image, tile or overlap is not as described.
@@ -65,15 +69,16 @@ def enhance(model: Network, image: ImageType, *, tile: int | None = None, overla
         batch = image if image.ndim == 4 else image[None]
         return _restore(model, batch, tile, overlap, show_progress).reshape(image.shape)
     grey = image.ndim == 2
-    if image.dtype != np.uint8 or not grey and image.shape[2:] != (3,) or image.size == 0:
-        raise ValueError(f"enhance takes a uint8 array (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) or not grey and image.shape[2:] != (3,) or image.size == 0:
+        raise ValueError(f"enhance takes a uint8 or uint16 array (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
     if channels not in (1, 3) or channels == 1 and not grey:
         raise ValueError(f"a network of {channels} channels cannot take an array of shape {image.shape}")
-    pixels = torch.from_numpy(np.array(image[..., None] if grey else image)).permute(2, 0, 1)[None]
+    kept = np.require(image[..., None] if grey else image, requirements=["C", "W"])  # torch takes no other
+    pixels = torch.from_numpy(kept).permute(2, 0, 1)[None]
     restored = _restore(model, pixels.expand(-1, channels, -1, -1), tile, overlap, show_progress)
     levels = restored[0].permute(1, 2, 0).contiguous().numpy()
     if grey:
-        return levels[..., 0] if channels == 1 else to_grey(Image.fromarray(levels))
+        return levels[..., 0] if channels == 1 else luma(levels)
     return levels
 
 
@@ -268,10 +273,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def add_tile_options(parser: argparse.ArgumentParser) -> None:
     """Add `--tile` and `--overlap` to a command's options; check them with `check_tile_options`."""
     parser.add_argument("--tile", type=int, metavar="N",
-                        help="cut images into tiles of N pixels a side to limit memory; 0 never cuts. By default an "
-                             "image is cut only if the network would take more than about 2 GB for it: beyond 640x640 "
-                             "for the published network, beyond 12 megapixels for mcu. A tile does not see the "
-                             "picture around it, so larger tiles are better")
+                        help="cut images into tiles of N pixels a side to limit memory; 0 never cuts. By default the "
+                             "published network gets tiles of images beyond 640x640, for which it would take more than "
+                             "about 2 GB, and mcu gets a small copy of images beyond 240,000 pixels, which needs no "
+                             "tiles. A tile does not see the picture around it, so larger tiles are better")
     parser.add_argument("--overlap", type=int, metavar="M",
                         help="pixels over which neighbouring tiles fade into each other (default: "
                              f"{OVERLAP}, or half of smaller tiles)")

@@ -5,16 +5,28 @@
     strips    the photograph at its own size, some rows at a time, with the factors enlarged to these rows
 
 So attention sees the whole picture, there are no seams, and the network costs the same for every photograph. Beside the
-photograph and the result, memory holds one strip.
+photograph and the result, memory holds a strip for each thread.
+
+The copy's size is measured, with `mcu` (PSNR in dB / SSIM): 18 photographs of 600x400, darkened by the camera model,
+and 32 views of held-out panoramas of 600x400, exposed as nights.
+
+    copy           160x107         240x160         300x200         424x283         600x400 (no copy)
+    photographs    20.90 / 0.732   21.47 / 0.735   21.34 / 0.736   21.78 / 0.743   21.62 / 0.742
+    nights         23.86 / 0.715   24.12 / 0.719   24.34 / 0.722   24.00 / 0.727   24.02 / 0.727
 """
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Iterable, TypeVar
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mirnet_torch.compact import CompactMIRNet
 from mirnet_torch.model import pad_image
 
+Result = TypeVar("Result")
 COPY_PIXELS = 600 * 400
 STRIP_PIXELS = 2 ** 16
 LEVELS = {torch.uint8: 255, torch.uint16: 65535}  # white, by the type of integers
@@ -24,9 +36,9 @@ LEVELS = {torch.uint8: 255, torch.uint16: 65535}  # white, by the type of intege
 def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
     """Restore images with maps from copies of at most `COPY_PIXELS`.
 
-    Pixel y of H, whose centre is at y + 0.5, lies at (y + 0.5) * copy / H in a copy of `copy` rows, and at this, divided
-    by the cell's side, less 0.5 among the centres of cells. Between them factors are bilinear, beyond the outermost
-    constant. Without shrinking that is what `CompactMIRNet.restore` does.
+    The centre of pixel y of H lies at (y + 0.5) * copy / H in a copy of `copy` rows, and among the centres of cells at
+    this divided by the cell's side, less 0.5. Between centres factors are bilinear, beyond the outermost constant.
+    Without shrinking that is what `CompactMIRNet.restore` does.
 
     Args:
         model: it runs on its own device.
@@ -49,18 +61,39 @@ def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
     across = (torch.arange(width, dtype=torch.float64) + 0.5) * (columns / width / cell) - 0.5
     down = (torch.arange(height, dtype=torch.float64) + 0.5) * (rows / height / cell) - 0.5
     wide = sample(factors, across, -1)  # (B, maps, rows of cells, W)
-    restored = torch.empty_like(batch, memory_format=torch.contiguous_format)
+    restored = torch.empty_like(batch)
     step = max(STRIP_PIXELS // (images * width), 1)
-    for start in range(0, height, step):
+
+    def restore_strip(start: int) -> None:
         strip = slice(start, min(start + step, height))
         image = to_values(batch[..., strip, :].to(parameter.device), precision(batch))
         result = model.recolour(image, sample(wide, down[strip], -2))
         restored[..., strip, :] = to_levels(result.clamp_(0, 1), batch.dtype)
+
+    in_threads(restore_strip, range(0, height, step))
     return restored
 
 
+def in_threads(task: Callable[[int], Result], items: Iterable[int]) -> list[Result]:
+    """Return the results of a task for all items, as many at a time as torch has threads, each in one thread.
+
+    Torch alone splits every operation between its threads and waits for the slowest, some 50 times in a strip.
+    """
+    def alone(item: int) -> Result:
+        with torch.inference_mode():  # like `no_grad`, it holds for one thread
+            return task(item)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(alone, items))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def copy_size(height: int, width: int) -> tuple[int, int]:
-    """Return rows and columns of the copy: the aspect of the photograph with `COPY_PIXELS`, or its own size if less."""
+    """Return rows and columns of the copy: `COPY_PIXELS` in the photograph's aspect, or its own size if less."""
     scale = min((COPY_PIXELS / (height * width)) ** 0.5, 1)
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
@@ -72,15 +105,19 @@ def box_filter(batch: Tensor, rows: int, columns: int) -> Tensor:
         (B, C, rows, columns), float64 for float64, else float32.
     """
     height, width = batch.shape[-2:]
-    lines = []
-    for row in range(rows):  # one at a time, so that the photograph is never whole in floating point
-        top, bottom = row * height / rows, (row + 1) * height / rows
-        first, last = row * height // rows, -(-(row + 1) * height // rows)
-        covered = torch.arange(first, last, dtype=torch.float64, device=batch.device)
-        covered = (covered + 1).clamp(max=bottom) - covered.clamp(min=top)
+
+    step = min(max(STRIP_PIXELS * rows // (height * width), 1), 64)
+
+    def shrink_rows(start: int) -> Tensor:  # in parts, so that the photograph is never whole in floating point
+        stop = min(start + step, rows)
+        first, last = start * height // rows, -(-stop * height // rows)
+        edges = torch.arange(start, stop + 1, dtype=torch.float64, device=batch.device) * (height / rows)
+        row = torch.arange(first, last, dtype=torch.float64, device=batch.device)
+        covered = (row + 1).minimum(edges[1:, None]) - row.maximum(edges[:-1, None])
         values = to_values(batch[..., first:last, :], precision(batch))
-        lines.append((covered / (bottom - top)).to(values) @ values)
-    sums = torch.nn.functional.pad(torch.stack(lines, -2).double().cumsum(-1), (1, 0))
+        return (covered.clamp(min=0) * (rows / height)).to(values) @ values
+
+    sums = F.pad(torch.cat(in_threads(shrink_rows, range(0, rows, step)), -2).double().cumsum(-1), (1, 0))
     edges = torch.arange(columns + 1, dtype=torch.float64) * width / columns
     return (sample(sums, edges, -1).diff() * (columns / width)).to(precision(batch))
 

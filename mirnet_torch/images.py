@@ -68,6 +68,13 @@ def to_grey(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("L"))
 
 
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """Return the luma (BT.601) of uint8 or uint16 (H, W, 3) as (H, W) of the same type."""
+    if pixels.dtype == np.uint8:
+        return np.array(Image.fromarray(pixels).convert("L"))
+    return np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)).astype(pixels.dtype)
+
+
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Return an image's colours as uint8 (H, W, 3); alpha is dropped, 16 bits are scaled to 8."""
     if is_grey(image):
