@@ -2,9 +2,9 @@
 
     python -m mirnet_torch.enhance PHOTO FOLDER ... --out DIR [--checkpoint C] [--compare] [--tile N --overlap M]
 
-Files keep their names; a folder is searched with its subfolders, which are kept. The result is 8-bit, in the format of
-the input, upright, with the input's alpha, ICC profile and EXIF (without orientation and thumbnail); grey stays grey.
-CMYK becomes RGB; only the first frame of an animation is used.
+Files keep their names; a folder is searched with its subfolders, which are kept. The result has the format of the input
+and its 8 or, in PNG and TIFF, 16 bits; it is upright, with the input's alpha, ICC profile and EXIF (without orientation
+and thumbnail; none in TIFF of 16-bit colours); grey stays grey. CMYK becomes RGB; only the first frame is used.
 
 A compact network (`mcu`) needs no tiles: of a photograph of over 240,000 pixels it sees a small copy, and its maps are
 laid over the photograph at its own size (`full_size`). With `--tile` it sees the photograph's own pixels.
@@ -30,8 +30,10 @@ from tqdm import tqdm
 from mirnet_torch.checkpoint import load_model
 from mirnet_torch.cli import UserError, add_device_option, make_folder, pick_device, progress, run_command
 from mirnet_torch.compact import CompactMIRNet
+from mirnet_torch.deep_images import DEEP_SUFFIXES, deep_pixels, write_deep
 from mirnet_torch.full_size import COPY_PIXELS, precision, restore_full_size, to_levels, to_values
-from mirnet_torch.images import SUFFIXES, is_grey, luma, open_image, side_by_side, to_grey, to_rgb, write_image
+from mirnet_torch.images import (SUFFIXES, is_grey, luma, open_image, side_by_side, to_8_bits, to_grey, to_rgb,
+                                 write_image)
 from mirnet_torch.presets import Config, Network
 
 ImageType = TypeVar("ImageType", np.ndarray, Tensor)
@@ -180,25 +182,33 @@ def enhance_file(model: Network, job: Job, *, tile: int | None = None, overlap: 
         raise UserError(f"{job.source} does not end in {', '.join(SUFFIXES)}: rename it, the result has the same name")
     if model.config.in_channels == 1 and not is_grey(image):
         raise UserError(f"{job.source} is a colour image and the network takes grey ones: convert it first")
-    before = to_grey(image) if is_grey(image) else to_rgb(image)
+    deep = deep_pixels(image, job.source) if job.target.suffix.lower() in DEEP_SUFFIXES else None
+    if deep is not None:
+        before = deep if is_grey(image) else deep[..., :3]
+    else:
+        before = to_grey(image) if is_grey(image) else to_rgb(image)
     try:
         after = enhance(model, before, tile=tile, overlap=overlap, show_progress=show_progress)
     except (ValueError, FloatingPointError) as error:
         raise UserError(f"{job.source}: {error}") from None
-    picture = Image.fromarray(after)
-    if image.has_transparency_data and not image.mode.startswith("I"):
-        picture.putalpha(image.convert("RGBA").getchannel("A"))
-    write_image(picture, job.target, **_metadata(image, picture))
+    metadata = _metadata(image, grey=is_grey(image))
+    if deep is None or deep.ndim == 2:
+        picture = Image.fromarray(after)
+        if image.has_transparency_data and not image.mode.startswith("I"):
+            picture.putalpha(image.convert("RGBA").getchannel("A"))
+        write_image(picture, job.target, **metadata)
+    else:
+        write_deep(np.concatenate([after, deep[..., 3:]], 2), job.target, **metadata)
     if job.compare:
-        pair = [to_rgb(Image.fromarray(pixels)) for pixels in (before, after)]
-        write_image(side_by_side(pair), job.compare)
+        pair = [to_8_bits(pixels) if pixels.dtype == np.uint16 else pixels for pixels in (before, after)]
+        write_image(side_by_side([to_rgb(Image.fromarray(pixels)) for pixels in pair]), job.compare)
 
 
-def _metadata(image: Image.Image, picture: Image.Image) -> dict[str, bytes]:
+def _metadata(image: Image.Image, *, grey: bool) -> dict[str, bytes]:
     """Return the options of Pillow's `save` that keep EXIF and, if it fits the colours, the ICC profile."""
     kept = {}
     profile = image.info.get("icc_profile") or b""
-    if profile[16:20] == (b"GRAY" if is_grey(picture) else b"RGB "):
+    if profile[16:20] == (b"GRAY" if grey else b"RGB "):
         kept["icc_profile"] = profile
     try:
         exif = image.getexif()

@@ -1,7 +1,8 @@
 """Read, write and convert images.
 
 On disk and in numpy they are 8-bit RGB (H, W, 3), in torch float RGB in [0, 1], (3, H, W). Pillow reads the files, but
-only the usual formats of photographs are accepted: PNG, JPEG, WebP, BMP.
+only the usual formats of photographs are accepted: PNG, JPEG, WebP, BMP, TIFF. Pillow has no mode for colours of 16
+bits; `deep_images` reads and writes them.
 """
 from __future__ import annotations
 
@@ -9,23 +10,32 @@ import os
 import struct
 import warnings
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mirnet_torch.cli import UserError, atomic_path
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-_LOSSY = {"quality": 95}
-_OPTIONS = {".jpg": _LOSSY | {"subsampling": 0}, ".jpeg": _LOSSY | {"subsampling": 0}, ".webp": _LOSSY}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_PLANES, _BITS = 284, 258  # tags of TIFF
+_LOSSY: dict[str, Any] = {"quality": 95}
+_TIFF = {"compression": "tiff_adobe_deflate"}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    ".jpg": _LOSSY | {"subsampling": 0}, ".jpeg": _LOSSY | {"subsampling": 0}, ".webp": _LOSSY,
+    ".tif": _TIFF, ".tiff": _TIFF}
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Open and decode an image file, turned upright as its EXIF orientation says; any Pillow mode.
+def open_image(path: str | os.PathLike[str], *,
+               before_decoding: Callable[[Image.Image], None] | None = None) -> Image.Image:
+    """Open and decode an image file, turned upright as its EXIF orientation says; any Pillow mode but F and LAB.
+
+    Of colours of 16 bits the high bytes are kept, see `deep_images`; of several frames or pages the first is taken.
+    `before_decoding` is called with the opened file.
 
     Raises:
         UserError: the file is missing, not an image, truncated, or too large to be a photograph.
@@ -34,6 +44,13 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large pictures and odd metadata; real faults are exceptions
             with Image.open(path, formats=FORMATS) as image:
+                if image.mode in ("F", "LAB"):
+                    raise UserError(f"{path} holds {image.mode} values: convert it to RGB of 8 or 16 bits first")
+                if isinstance(image, TiffImageFile) and image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8:
+                    raise UserError(f"{path} holds 16 bits in separate planes of colours: save it with the colours "
+                                    "of a pixel together (contiguous, chunky)")
+                if before_decoding is not None:
+                    before_decoding(image)
                 image.load()
                 return _upright(image)
     except FileNotFoundError:
@@ -63,9 +80,13 @@ def is_grey(image: Image.Image) -> bool:
 def to_grey(image: Image.Image) -> np.ndarray:
     """Return an image's luma as uint8 (H, W); alpha is dropped, 16 bits are scaled to 8."""
     if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return ((deep + 128) // 257).astype(np.uint8)
+        return to_8_bits(np.asarray(image).astype(np.int64).clip(0, 65535))
     return np.array(image.convert("L"))
+
+
+def to_8_bits(deep: np.ndarray) -> np.ndarray:
+    """Scale levels from 0 to 65535 to uint8, rounded to the nearest."""
+    return ((deep.astype(np.int64) + 128) // 257).astype(np.uint8)
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:

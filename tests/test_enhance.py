@@ -284,7 +284,7 @@ def picture_of(kind: str) -> tuple[Image.Image, str, dict]:
 
 
 @pytest.mark.parametrize("kind, mode", [
-    ("1", "L"), ("L", "L"), ("LA", "LA"), ("I;16", "L"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGBA"),
+    ("1", "L"), ("L", "L"), ("LA", "LA"), ("I;16", "I;16"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGBA"),
     ("CMYK", "RGB"), ("JPEG", "RGB"), ("WebP", "RGB"), ("PNG", "RGB")])
 def test_what_a_file_carries_is_kept(capsys, checkpoints, model, tmp_path, kind, mode):
     image, suffix, options = picture_of(kind)
@@ -303,7 +303,9 @@ def test_what_a_file_carries_is_kept(capsys, checkpoints, model, tmp_path, kind,
     if kind in ("RGB", "RGBA", "P", "PNG"):
         np.testing.assert_array_equal(np.asarray(after.convert("RGB")), enhance(model, colours))
     if kind == "I;16":
-        np.testing.assert_array_equal(np.asarray(after), enhance(model, colours[..., 0]))
+        deep = np.asarray(Image.open(tmp_path / "a.png")).astype(np.uint16)
+        np.testing.assert_array_equal(np.asarray(after), enhance(model, deep))
+        assert np.abs(np.asarray(after) / 257 - enhance(model, colours[..., 0])).max() < 1.1  # as with 8 bits
     if "exif" in options:  # upright, and saying so
         assert after.size == (48, 64) and after.info["icc_profile"] == SRGB
         exif = after.getexif()

@@ -58,7 +58,7 @@ def test_cmyk_jpeg(tmp_path):
     assert np.abs(error).mean() < 4
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
 def test_damaged_files_are_read_or_refused_but_never_break(tmp_path, format):
     stream = io.BytesIO()
     exif = Image.Exif()
@@ -89,11 +89,11 @@ def test_other_formats_are_not_let_in(tmp_path):
         open_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".JPG", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".JPG", ".webp", ".bmp", ".tif", ".tiff"])
 def test_what_is_written_is_read(tmp_path, suffix):
     write_image(PHOTO, tmp_path / f"a{suffix}")
     error = np.abs(read_image(tmp_path / f"a{suffix}").astype(int) - PHOTO)
-    assert error.mean() <= (0 if suffix in (".png", ".bmp") else 3)
+    assert error.mean() <= (0 if suffix in (".png", ".bmp", ".tif", ".tiff") else 3)
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
