@@ -13,6 +13,10 @@ and 32 views of held-out panoramas of 600x400, exposed as nights.
     copy           160x107         240x160         300x200         424x283         600x400 (no copy)
     photographs    20.90 / 0.732   21.47 / 0.735   21.34 / 0.736   21.78 / 0.743   21.62 / 0.742
     nights         23.86 / 0.715   24.12 / 0.719   24.34 / 0.722   24.00 / 0.727   24.02 / 0.727
+
+Factors are enlarged bilinearly. Weights that also follow brightness gained 0.00 to 0.01 dB with copies of this size, and
+0.07 dB with copies of 170x113, for four times the work. 12 megapixels take 1.1 s of processor time and 40 MB beside the
+result; with the network on every pixel they took 5.1 s and 1.5 GB.
 """
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ from torch import Tensor
 from mirnet_torch.compact import CompactMIRNet
 from mirnet_torch.model import pad_image
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 COPY_PIXELS = 600 * 400
 STRIP_PIXELS = 2 ** 16
@@ -53,9 +58,12 @@ def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
     images, _, height, width = batch.shape
     rows, columns = copy_size(height, width)
     parameter, cell = next(model.parameters()), model.config.cell
-    copy = box_filter(batch, rows, columns).to(parameter)
-    cells = model.to_core(pad_image(copy, model.config.in_channels, model.multiple))
-    factors = model.factors(model.core(cells).to(precision(batch)))
+
+    def factors_of(copy: Tensor) -> Tensor:
+        cells = model.to_core(pad_image(copy.to(parameter), model.config.in_channels, model.multiple))
+        return model.factors(model.core(cells).to(precision(batch)))
+
+    factors = torch.cat(in_threads(factors_of, box_filter(batch, rows, columns).split(1)))
     if not factors.isfinite().all():
         raise FloatingPointError("the network's output is not finite: its weights do not suit this image")
     across = (torch.arange(width, dtype=torch.float64) + 0.5) * (columns / width / cell) - 0.5
@@ -74,12 +82,13 @@ def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
     return restored
 
 
-def in_threads(task: Callable[[int], Result], items: Iterable[int]) -> list[Result]:
+def in_threads(task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """Return the results of a task for all items, as many at a time as torch has threads, each in one thread.
 
-    Torch alone splits every operation between its threads and waits for the slowest, some 50 times in a strip.
+    Torch alone splits every operation between its threads and waits for the slowest, some 50 times in a strip. On a
+    busy machine of two cores strips took ten times as long, and the core 0.6 s of processor time instead of 0.01 s.
     """
-    def alone(item: int) -> Result:
+    def alone(item: Item) -> Result:
         with torch.inference_mode():  # like `no_grad`, it holds for one thread
             return task(item)
 

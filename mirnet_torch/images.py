@@ -46,7 +46,7 @@ def open_image(path: str | os.PathLike[str], *,
             with Image.open(path, formats=FORMATS) as image:
                 if image.mode in ("F", "LAB"):
                     raise UserError(f"{path} holds {image.mode} values: convert it to RGB of 8 or 16 bits first")
-                if isinstance(image, TiffImageFile) and image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8:
+                if isinstance(image, TiffImageFile) and _has_deep_planes(image):
                     raise UserError(f"{path} holds 16 bits in separate planes of colours: save it with the colours "
                                     "of a pixel together (contiguous, chunky)")
                 if before_decoding is not None:
@@ -63,6 +63,11 @@ def open_image(path: str | os.PathLike[str], *,
         raise UserError(f"{path} has more pixels than a photograph: refused") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # of Pillow's decoders
         raise UserError(f"{path} is a damaged image: {error}") from None
+
+
+def _has_deep_planes(image: TiffImageFile) -> bool:
+    """Return whether a TIFF holds more than 8 bits a colour in separate planes, which Pillow decodes wrongly."""
+    return image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8
 
 
 def _upright(image: Image.Image) -> Image.Image:
