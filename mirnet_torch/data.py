@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from mirnet_torch.camera import darken
 from mirnet_torch.cli import UserError, split_share
-from mirnet_torch.images import SUFFIXES, camera_size, read_image
+from mirnet_torch.images import SUFFIXES, camera_size, open_image, read_image
 from mirnet_torch.panoramas import SUFFIX as PANORAMA
 from mirnet_torch.panoramas import find_panoramas
 
@@ -202,9 +203,15 @@ def photograph(name: str) -> np.ndarray:
 
 def _size(scene: Pair | Path) -> tuple[int, int]:
     """Return the (width, height) of an image turned upright, read from its header."""
-    with Image.open(scene.low if isinstance(scene, Pair) else scene) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
-        return image.size[::-1] if turned else image.size
+    path = scene.low if isinstance(scene, Pair) else scene
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("ignore")  # about odd metadata
+        try:
+            if image.getexif().get(0x0112, 1) < 5:
+                return image.size
+        except Exception:  # damaged EXIF fails in many ways
+            pass
+    return open_image(path).size  # turned, or with EXIF that `open_image` may ignore: it decides
 
 
 def _read_scene(scene: Pair | Path) -> Tensor:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 import numpy as np
 import pytest
@@ -337,3 +338,17 @@ def test_shares_follow_a_colon(given, expected):
 def test_bad_shares_get_one_line(given):
     with pytest.raises(UserError, match="a share must be a whole number from 1 to 1000"):
         split_share(given)
+
+
+@pytest.mark.parametrize("kind, value", [(2, b"abc\0"), (7, b"abcd"), (5, b"\x08\0\0\0")], ids=["text", "bytes", "far"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_damaged_exif_is_ignored(tmp_path, kind, value, suffix):
+    """EXIF whose orientation is no number, or is said to be where the file holds something else."""
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, kind, len(value), value, 0)
+    write_pairs(tmp_path, range(2))
+    for side in ("low", "high"):
+        image = Image.open(tmp_path / side / "0.png").copy()
+        (tmp_path / side / "0.png").unlink()
+        image.save(tmp_path / side / f"0{suffix}", exif=exif)
+    scenes = Scenes(find_pairs(tmp_path))
+    assert scenes.sizes == [(scene.shape[-1], scene.shape[-2]) for scene in scenes] == [(40, 32), (40, 32)]
