@@ -173,17 +173,32 @@ def check(options: TrainOptions) -> None:
     """Raise a UserError that names the option unless every value is in its range and none contradicts another."""
     if options.preset not in PRESETS:
         raise UserError(f"--preset must be one of {', '.join(PRESETS)}, not {options.preset}")
-    hints = get_type_hints(TrainOptions, include_extras=True)
+    hints, types = get_type_hints(TrainOptions, include_extras=True), get_type_hints(TrainOptions)
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if get_origin(hints[field.name]) is not Annotated or value is None and field.default is None:
-            continue
-        low, high = hints[field.name].__metadata__[0]
-        for number in value if isinstance(value, tuple) else [value]:
-            if not isinstance(number, (int, float)) or not low <= number <= high:
-                raise UserError(f"{flag(field.name)} must be from {low} to {high}, not {shown(field.name, number)}")
+        if get_origin(hints[field.name]) is Annotated and not (value is None and field.default is None):
+            low, high = hints[field.name].__metadata__[0]
+            for number in value if isinstance(value, tuple) else [value]:
+                if not isinstance(number, (int, float)) or not low <= number <= high:
+                    raise UserError(f"{flag(field.name)} must be from {low} to {high}, not {shown(field.name, number)}")
+        if not _fits(value, types[field.name]):
+            raise UserError(f"{flag(field.name)} cannot be {' '.join(repr(value).split())[:100]}")
     if options.lr_min > options.lr:
         raise UserError(f"--lr-min ({options.lr_min}) must not be above --lr ({options.lr})")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value is of the type of a field: a class, a union or a tuple. A bool is no number."""
+    parts = get_args(kind)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple) or Ellipsis not in parts and len(value) != len(parts):
+            return False
+        return all(_fits(each, parts[0]) for each in value)  # all parts of our tuples are of one type
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def parse_arguments(arguments: Sequence[str] | None, description: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import math
 import os
 import platform
 import shlex
@@ -21,6 +22,7 @@ from typing import Any, Iterator, Mapping
 
 import torch
 
+from mirnet_torch import __version__
 from mirnet_torch.checkpoint import read_pickle, save_model
 from mirnet_torch.cli import UserError, atomic_path, make_folder
 from mirnet_torch.options import FREE, TrainOptions, flag, shown
@@ -228,10 +230,52 @@ def read_run(run: Path) -> dict[str, Any]:
     """
     saved = read_pickle(last_of(run))
     with of_this_version(run):
+        if not isinstance(saved, dict):
+            raise TypeError(f"it is of type {type(saved).__name__}")
+        if (made_by := saved.get("version", __version__)) != __version__:
+            raise ValueError(f"it was made by version {made_by}, this is {__version__}: resume it there, or start from "
+                             f"its weights with --init {run / LAST}")
         for name, kind in FIELDS.items():
-            if not isinstance(saved[name], kind):
+            if not isinstance(saved[name], kind) or isinstance(saved[name], bool):
                 raise TypeError(f"its {name} is of type {type(saved[name]).__name__}")
+        _check_values(saved)
     return saved
+
+
+def _check_values(saved: Mapping[str, Any]) -> None:
+    """Raise a ValueError, KeyError or TypeError unless values that no later step checks are possible ones."""
+    ranges = {"world": (1, 2 ** 16), "threads": (1, 2 ** 10), "step": (0, 2 ** 53), "validated": (-1, saved["step"])}
+    for name, (low, high) in ranges.items():
+        if not low <= saved[name] <= high:
+            raise ValueError(f"its {name} is {saved[name]}, not from {low} to {high}")
+    if saved["best"] is not None:
+        for name in ("psnr", "ssim", "epoch"):
+            if not isinstance(saved["best"][name], (int, float)) or not math.isfinite(saved["best"]["epoch"]):
+                raise ValueError(f"its best {name} is {saved['best'][name]!r}")
+    elif saved["validated"] >= 0:
+        raise ValueError("it was validated, but has no best validation")
+    for name in ("name", "files"):
+        if not isinstance(saved["data"][name], str):
+            raise TypeError(f"its data {name} is of type {type(saved['data'][name]).__name__}")
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimizer's state.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not that of this optimizer; torch would find out at the next step only.
+    """
+    groups = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for before, group in zip(groups, optimizer.param_groups):
+        for name, value in before.items():
+            now = tuple(group[name]) if isinstance(group[name], list) else group[name]
+            if name not in ("params", "lr") and now != value:
+                raise ValueError(f"{name} of its optimizer is {group[name]}, not {value}")
+    for parameter, state in optimizer.state.items():
+        for name, shape in (("exp_avg", parameter.shape), ("exp_avg_sq", parameter.shape), ("step", torch.Size())):
+            if state[name].shape != shape or state[name].layout != torch.strided or state[name].is_meta:
+                raise ValueError(f"{name} of its optimizer does not fit the network")
 
 
 @contextlib.contextmanager
@@ -239,7 +283,7 @@ def of_this_version(run: Path) -> Iterator[None]:
     """Turn errors from unexpected content of `last.pt` into one UserError that names the file."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, UserError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, UserError) as error:
         cause = f"it has no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
         shown_cause = cause if len(cause) <= 300 else f"{cause[:300]} ..."
         raise UserError(f"{run / LAST} is not a training checkpoint of this version: {shown_cause}") from None

@@ -40,6 +40,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mirnet_torch import __version__
 from mirnet_torch.checkpoint import load_model
 from mirnet_torch.cli import UserError, require_extra, run_command
 from mirnet_torch.console import Console
@@ -51,7 +52,7 @@ from mirnet_torch.options import TrainOptions, command_line, parse_arguments, sh
 from mirnet_torch.presets import Network, config_from_dict, create_model
 from mirnet_torch.processes import own_device, processes, rank_and_world, share
 from mirnet_torch.run_folder import (LAST, RunFolder, Signals, TrainingInterrupted, check_data, check_processes,
-                                     claimed, last_of, of_this_version, options_to_resume, read_run)
+                                     claimed, last_of, of_this_version, options_to_resume, read_run, restore_optimizer)
 from mirnet_torch.samples import mixup_draw
 from mirnet_torch.training_data import TrainingData, make_loader, open_data, reader_fault
 
@@ -125,7 +126,7 @@ class State:
         self.model.load_state_dict(saved["model"])
         self.averaged.load_state_dict(saved["ema"])
         self.average.n_averaged.fill_(self.step)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        restore_optimizer(self.optimizer, saved["optimizer"])
         torch.set_rng_state(saved["random"])
 
 
@@ -411,9 +412,9 @@ def validate(setup: Setup, state: State, signals: Signals, writer: Any) -> tuple
 def save(setup: Setup, state: State) -> None:
     """Write everything that is needed to resume."""
     setup.folder.save({
-        "config": state.model.config.to_dict(), "options": setup.options.to_dict(), "command": setup.command,
-        "data": {"name": setup.data.name, "files": setup.data.files}, "world": setup.folder.world,
-        "threads": torch.get_num_threads(), **state.to_dict()})
+        "version": __version__, "config": state.model.config.to_dict(), "options": setup.options.to_dict(),
+        "command": setup.command, "data": {"name": setup.data.name, "files": setup.data.files},
+        "world": setup.folder.world, "threads": torch.get_num_threads(), **state.to_dict()})
 
 
 def describe(setup: Setup, state: State) -> str:

@@ -367,7 +367,26 @@ def test_weights_alone_are_not_resumed(tmp_path):
     (lambda state: state["options"].update(epochs="many"), "--epochs must be from 1 to 1000000000, not many"),
     (lambda state: state["model"].pop("conv_in.weight"), 'Missing key(s) in state_dict: "conv_in.weight"'),
     (lambda state: state["optimizer"].pop("state"), "it has no state"),
-], ids=["field", "type", "network", "version 0.1", "option", "value", "row", "optimizer"])
+    (lambda state: state.update(version="9.9"), "it was made by version 9.9, this is "),
+    (lambda state: state.update(step=True), "its step is of type bool"),
+    (lambda state: state.update(threads=10 ** 9), "its threads is 1000000000, not from 1 to 1024"),
+    (lambda state: state.update(validated=7), "its validated is 7, not from -1 to 6"),
+    (lambda state: state.update(best=None), "has no best validation"),
+    (lambda state: state["best"].pop("epoch"), "it has no epoch"),
+    (lambda state: state["best"].update(psnr="high"), "its best psnr is 'high'"),
+    (lambda state: state.update(data={}), "it has no name"),
+    (lambda state: state["options"].update(compile="yes"), "--compile cannot be 'yes'"),
+    (lambda state: state["options"].update(device=True), "--device cannot be True"),
+    (lambda state: state["options"].update(mixup_alpha=(1.0, 2.0)), "--mixup-alpha cannot be (1.0, 2.0)"),
+    (lambda state: state["options"].update(patch=(16,)), "--patch cannot be (16,)"),
+    (lambda state: state["options"].update(relight=torch.zeros(2)), "--relight cannot be tensor"),
+    (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "exp_avg of its optimizer does not"),
+    (lambda state: state["optimizer"]["state"][0].pop("step"), "it has no step"),
+    (lambda state: state["optimizer"]["param_groups"][0].update(eps="x"), "eps of its optimizer is x, not 1e-08"),
+    (lambda state: state.update(random=torch.zeros(3, dtype=torch.uint8)), "RNG state"),
+], ids=["field", "type", "network", "version 0.1", "option", "value", "row", "optimizer", "version", "bool", "threads",
+        "validated", "no best", "best", "score", "data", "compile", "device", "mixup", "patch", "relight", "average",
+        "step of the optimizer", "eps", "random numbers"])
 def test_an_odd_checkpoint_is_not_resumed(capsys, finished, tmp_path, change, words):
     state = torch.load(finished.last, weights_only=True)
     change(state)
