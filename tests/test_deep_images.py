@@ -1,6 +1,8 @@
 """Colours of 16 bits in PNG and TIFF, read and written; OpenCV and tifffile are the independent readers and writers."""
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -137,3 +139,11 @@ def test_floating_point_is_refused_in_one_line(capsys, checkpoint, tmp_path, pix
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     result = run(capsys, main, tmp_path / "a.tif", "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert_one_error(result.status, result.err, "a.tif")
+
+
+def test_without_tifffile_the_error_names_the_extra(capsys, checkpoint, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    result = run(capsys, main, tmp_path / "a.tif", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert_one_error(result.status, result.err, "tifffile", "mirnet-torch[tiff]")
+    assert not list((tmp_path / "out").iterdir())
