@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import glob
 import hashlib
@@ -252,8 +253,14 @@ def _folder_for(out: Path, *, replace: bool) -> Iterator[Path]:
     try:
         with contextlib.suppress(OSError):  # the file system has no locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        made.mkdir()
-        yield made
+        try:
+            made.mkdir()
+            yield made
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f"cannot write {out}: {error.strerror}; free some space or give an --out on another "
+                            "disk") from error
         if replace and out.exists():
             os.rename(out, aside)
         os.rename(made, out)

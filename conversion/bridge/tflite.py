@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from conversion.bridge.onnx_export import load_onnx
 from mirnet_torch.cli import UserError, atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
+LITTLE = 2 ** 16  # bytes; a disk with less is full
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
@@ -61,6 +64,7 @@ def to_tflite(onnx_path: str | os.PathLike[str], out_dir: str | os.PathLike[str]
     Raises:
         UserError: the calibration data do not fit, the ONNX file cannot be read, or `out_dir` cannot be written.
         ConversionError: onnx2tf or TensorFlow failed.
+        OSError: the disk is full.
     """
     onnx_path, out_dir = Path(onnx_path).resolve(), Path(out_dir).resolve()
     graph = load_onnx(onnx_path).graph
@@ -101,13 +105,13 @@ def _run_converter(onnx_path: Path, folder: Path) -> None:
                        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     command = [sys.executable, "-W", "ignore", "-c",
                "import sys; from conversion.bridge.tflite import _convert; _convert(sys.argv[1])", str(onnx_path)]
-    log = folder / "log.txt"
-    with open(log, "wb") as stream:
-        status = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream,
-                                stderr=subprocess.STDOUT).returncode
-    if status:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["no output"]
-        cause = "killed, perhaps for lack of memory" if status < 0 else _cause(lines)
+    done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace")  # not to a file: the disk may be full
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
+        if shutil.disk_usage(folder).free < LITTLE or any(os.strerror(errno.ENOSPC) in line for line in lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
+        cause = "killed, perhaps for lack of memory" if done.returncode < 0 else _cause(lines)
         _, ours, message = cause.partition(f"{ConversionError.__name__}: ")
         if ours:
             raise ConversionError(message)

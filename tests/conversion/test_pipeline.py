@@ -142,6 +142,23 @@ def test_a_missed_tolerance_is_the_verdict_and_a_status(capsys, checkpoint, sket
     assert {path.name: path.read_bytes() for path in sketch.iterdir()} == before
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk with room for 900 kB: for the ONNX file, but not for what the converter writes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_named_and_out_does_not_appear(capsys, checkpoint, small_disk):
+    answer = run(capsys, main, "--checkpoint", checkpoint, "--out", small_disk / "out")
+    assert_one_error(answer.status, answer.err, f"cannot write {small_disk / 'out'}: No space left on device", "--out")
+    assert answer.status == 2 and os.listdir(small_disk) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(checkpoint, tmp_path, number):
     process = subprocess.Popen([sys.executable, SCRIPT, "--checkpoint", checkpoint, "--out", tmp_path / "out"],
