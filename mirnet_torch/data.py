@@ -174,7 +174,7 @@ class Scenes:
         self.views = 1 if pairs is not None else VIEWS
         if pairs is None:
             self.names: Sequence[str] = TRAIN_PHOTOGRAPHS
-            self._kept: list[Tensor] | None = [to_tensor(photograph(name)) for name in TRAIN_PHOTOGRAPHS]
+            self._kept: list[Tensor] | None = [stack_images(photograph(name)) for name in TRAIN_PHOTOGRAPHS]
             self.sizes = [(scene.shape[-1], scene.shape[-2]) for scene in self._kept]
             return
         self.names = [scene.name for scene in pairs]
@@ -215,10 +215,10 @@ def _size(scene: Pair | Path) -> tuple[int, int]:
 
 
 def _read_scene(scene: Pair | Path) -> Tensor:
-    return to_tensor(*map(read_image, (scene.low, scene.high) if isinstance(scene, Pair) else (scene,)))
+    return stack_images(*map(read_image, (scene.low, scene.high) if isinstance(scene, Pair) else (scene,)))
 
 
-def to_tensor(*images: np.ndarray) -> Tensor:
+def stack_images(*images: np.ndarray) -> Tensor:
     """Return images (H, W, 3) of one size as one tensor (n, 3, H, W)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # channels last in memory: faster to resize
 

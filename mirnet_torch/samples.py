@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mirnet_torch.camera import FULL_LIGHT, RETAKE, darken, to_rgb565
 from mirnet_torch.cli import UserError
-from mirnet_torch.data import SHOWN, VIEWS, Scenes, Sources, to_tensor
+from mirnet_torch.data import SHOWN, VIEWS, Scenes, Sources, stack_images
 from mirnet_torch.panoramas import NIGHT, expose_twice, random_view, read_panorama
 
 LAMPS = 0.4  # of the views of panoramas get lamps more, most panoramas have few
@@ -119,7 +119,7 @@ class Views(Dataset[Tensor]):
         if self.augmentation.relight and draw < 0.1:
             camera = FULL_LIGHT if draw < 0.05 else replace(NIGHT, exposure=(self.augmentation.relight, 1.0))
         lamps, rgb565 = rng.random() < LAMPS, rng.random() < 0.5
-        pair = to_tensor(*expose_twice(light, rng=rng, camera=camera, lamps=lamps, rgb565=rgb565))
+        pair = stack_images(*expose_twice(light, rng=rng, camera=camera, lamps=lamps, rgb565=rgb565))
         return _disturbed(pair, self.augmentation, rng)
 
 
@@ -208,7 +208,7 @@ def cut_patch(scene: Tensor, augmentation: Augmentation, rng: np.random.Generato
 def _darkened(patch: Tensor, rng: np.random.Generator, **options) -> Tensor:
     """Darken a patch (1, 3, h, w); half of all are also rounded to RGB565, which a microcontroller's camera sends."""
     image = patch[0].permute(1, 2, 0).numpy()
-    return to_tensor(darken(image, rng=rng, rgb565=rng.random() < 0.5, **options))
+    return stack_images(darken(image, rng=rng, rgb565=rng.random() < 0.5, **options))
 
 
 def _disturbed(pair: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:

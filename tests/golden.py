@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mirnet_torch.checkpoint import alias_rows
+from mirnet_torch.checkpoint import alias_rows, save_model
 from mirnet_torch.model import MIRNet, MIRNetConfig
-from mirnet_torch.presets import Network
+from mirnet_torch.presets import Network, create_model
 
 DATA = Path(__file__).parent / "data"
 
@@ -38,6 +38,16 @@ def filled(model: Network) -> Network:
         if name == first and not name.endswith(".filt"):
             rows[name].copy_(torch.from_numpy(values(name, tuple(rows[name].shape))))
     return model.eval()
+
+
+def save_random_mcu(path: Path, *, seed: int) -> Path:
+    """Write an untrained `mcu` whose maps are as large as those of a trained one; return the path."""
+    torch.manual_seed(seed)
+    model = create_model("mcu")
+    with torch.no_grad():
+        model.conv_out.weight *= 8
+    save_model(model, path)
+    return path
 
 
 def golden(name: str) -> tuple[MIRNet, dict[str, np.ndarray]]:

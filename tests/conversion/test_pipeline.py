@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from commands import assert_one_error, run
+from golden import save_random_mcu
 
 from conversion import convert
 from conversion.bridge.c_array import read_c_array
@@ -23,10 +23,8 @@ from conversion.bridge.target import TARGETS, violations
 from conversion.frames import calibration_frames, paired_frames, require_disjoint
 from conversion.pipeline import _folder_for
 from conversion.to_tflite import main
-from mirnet_torch.checkpoint import save_model
 from mirnet_torch.cli import UserError
 from mirnet_torch.images import write_image
-from mirnet_torch.presets import create_model
 
 SCRIPT = Path(__file__).parents[2] / "conversion" / "to_tflite.py"
 SIZE = (80, 40)  # of frames for the tests of frames; the sketch takes 160x120 only
@@ -34,13 +32,7 @@ SIZE = (80, 40)  # of frames for the tests of frames; the sketch takes 160x120 o
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    model = create_model("mcu")
-    with torch.no_grad():
-        model.conv_out.weight *= 8  # maps of a trained network's size
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_model(model, path)
-    return path
+    return save_random_mcu(tmp_path_factory.mktemp("checkpoint") / "small.safetensors", seed=0)
 
 
 @pytest.fixture

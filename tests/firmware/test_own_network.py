@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from commands import assert_one_error, run
+from golden import save_random_mcu
 from link import Link, from_rgb565, to_rgb565
 from simulator import Simulator
 from sketch_tools import SKETCH
@@ -18,20 +18,13 @@ from conversion import to_tflite
 from conversion.bridge.c_array import read_c_array
 from conversion.judge import open_board
 from conversion.mirnet import sketch as contract
-from mirnet_torch import create_model, save_model
 from mirnet_torch.cli import UserError
 from mirnet_torch.data import validation_frames
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    torch.manual_seed(1)
-    model = create_model("mcu")
-    with torch.no_grad():
-        model.conv_out.weight *= 8  # maps of a trained network's size
-    path = tmp_path_factory.mktemp("checkpoint") / "mine.safetensors"
-    save_model(model, path)
-    return path
+    return save_random_mcu(tmp_path_factory.mktemp("checkpoint") / "mine.safetensors", seed=1)
 
 
 @pytest.fixture
