@@ -2,7 +2,7 @@
 
     cells = to_core(image)            every cell of 5x5 pixels becomes one position with 75 channels
     maps  = core(cells)               conv_in -> RRG of one MSRB -> conv_out: 15 maps
-    image = restore(image, maps)      the maps, enlarged, are a colour transform for every pixel
+    image = restore(image, maps)      the maps, enlarged, are a brightness curve and a colour transform for every pixel
 
 The MSRB has the four elements of the published network (`model.py`) in a form for integer kernels: two parallel
 streams; exchange (the coarse stream starts from the output of the fine stream's DAU, the SKFF at the end takes both);
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mirnet_torch.model import DAU, RRG, Resample, conv_same, pad_image, require_integers, total
 
-LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: a gain of 1/e**4 to e**4 and an offset of -1 to 1 share the range [-1, 1]
+LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: gains up to e**4 and offsets of -1 to 1 share the range [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class CompactConfig:
 
     @property
     def maps(self) -> int:
-        """Channels of the core's output: C log gains, C (C - 1) shares, C offsets, C root gains for C colours."""
-        return self.in_channels * (self.in_channels + 2)
+        """Channels of the core's output for C colours: 3 of the curve, C tints, C (C - 1) shares, C offsets."""
+        return 3 + self.in_channels * (self.in_channels + 1)
 
     @property
     def multiple(self) -> int:
@@ -63,7 +63,7 @@ class CompactConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values; `presets.config_from_dict` is the way back."""
-        return {"network": "compact", **asdict(self), "widths": list(self.widths)}
+        return {"network": "compact", "head": "curve", **asdict(self), "widths": list(self.widths)}
 
 
 class ProjectedSpatialAttention(nn.Module):
@@ -169,46 +169,71 @@ class CompactMIRNet(nn.Module):
         return self.restore(padded, self.core(self.to_core(padded)))[..., :height, :width]
 
     def to_core(self, image: Tensor) -> Tensor:
-        """Turn pixels into cells: (B, C, H, W) -> (B, C * cell**2, H / cell, W / cell)."""
-        return F.pixel_unshuffle(image, self.config.cell)
+        """Turn pixels into cells of their square roots: (B, C, H, W) -> (B, C * cell**2, H / cell, W / cell).
+
+        Roots spread dark levels, which carry what there is to see: more of the 256 input codes of a microcontroller.
+        """
+        return F.pixel_unshuffle(image.clamp(min=0).sqrt(), self.config.cell)
 
     def core(self, cells: Tensor) -> Tensor:
-        """Turn cells into maps (B, C (C + 2), H / cell, W / cell). This is what is exported."""
+        """Turn cells into maps (B, 3 + C (C + 1), H / cell, W / cell). This is what is exported."""
         return self.conv_out(self.body(self.conv_in(cells)))
 
-    def restore(self, image: Tensor, maps: Tensor) -> Tensor:
+    def restore(self, image: Tensor, maps: Tensor, *, exposure: float = 0.0) -> Tensor:
         """Return the restored image, of the shape of `image`, which is the one that the core saw.
 
         Of a photograph the core may see a copy instead: `full_size.restore_full_size`.
         """
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 has 8 bits, too few for a gain
             factors = self.factors(maps.to(torch.promote_types(maps.dtype, image.dtype)))
-            return self.recolour(image, enlarged(factors, self.config.cell))
+            return self.recolour(image, enlarged(factors, self.config.cell), exposure=exposure)
 
     def factors(self, maps: Tensor) -> Tensor:
-        """Turn maps into factors, position by position: (B, C (C + 2), H, W) -> the same.
+        """Turn maps into factors, position by position: (B, 3 + C (C + 1), H, W) -> the same.
 
-        They are, for C colours, C gains, C (C - 1) shares, C offsets and C root gains.
+        They are, for C colours, a gain from 1 up, a root gain from 0 up, a roll-off from 0 to 1, then C tints,
+        C (C - 1) shares and C offsets.
         """
-        channels = self.config.in_channels
-        return torch.cat([(LOG_GAIN_SCALE * maps[:, :channels]).exp(), maps[:, channels:]], 1)
+        gain, root_gain, roll_off, colours = maps.split([1, 1, 1, maps.shape[1] - 3], 1)
+        return torch.cat([(LOG_GAIN_SCALE * gain.clamp(min=0)).exp(), root_gain.clamp(min=0),
+                          (roll_off + 0.5).clamp(0, 1), colours], 1)
 
-    def recolour(self, image: Tensor, factors: Tensor) -> Tensor:
-        """Apply to every pixel of (B, C, H, W) its own factors, (B, C (C + 2), H, W).
+    def recolour(self, image: Tensor, factors: Tensor, *, exposure: float = 0.0) -> Tensor:
+        """Apply to every pixel of (B, C, H, W) its own factors, (B, 3 + C (C + 1), H, W).
 
-        Output c is r[c] + the sum over the others d of share[c, d] * r[d] + offset[c], with r = gain * image +
-        root_gain * sqrt(image). The root brightens the darkest levels of a cell more than the others. They need it,
-        because the transfer curve of a camera is a straight line there.
+        A pixel with channels I[c] and the largest channel M is first raised along one curve, the same for all channels:
+
+            u(x) = k (gain x + root_gain sqrt(x)),  k = 2 ** (exposure / 2.2)
+            r[c] = u(I[c]) / max(1 + roll_off (k (gain + root_gain) - 1) M, u(M))
+
+        then its colour changes, the less the brighter it has become; m is the largest r[c]:
+
+            out[c] = r[c] + (1 - m) (tint[c] r[c] + k offset[c] + the sum over d of share[c, d] (r[d] - r[c]))
+
+        So light stays light: one divisor for all channels keeps hue, no r exceeds 1, no pixel gets darker by the
+        curve, and white stays white. The root brightens the darkest levels of a cell more than the others. They need
+        it, because the transfer curve of a camera is a straight line there.
+
+        Args:
+            image: the dark image, in [0, 1].
+            factors: see `factors`.
+            exposure: in EV, how much brighter than the network thinks; 2.2 is the gamma of a display.
         """
-        channels = self.config.in_channels
-        gain, shares, offset, root_gain = factors.split([channels, channels * (channels - 1), channels, channels], 1)
+        channels, brighter = self.config.in_channels, 2.0 ** (exposure / 2.2)
+        gain, root_gain, roll_off, tint, shares, offset = factors.split(
+            [1, 1, 1, channels, channels * (channels - 1), channels], 1)
+        gain, root_gain = brighter * gain, brighter * root_gain
         raised = gain * image + root_gain * image.clamp(min=0).sqrt()
-        restored = []
+        highest = raised.amax(1, keepdim=True)
+        divisor = (1 + roll_off * (gain + root_gain - 1) * image.amax(1, keepdim=True)).maximum(highest)
+        raised, highest = raised / divisor, highest / divisor
+        change = tint * raised + brighter * offset
+        changes = []
         for c, row in enumerate(shares.unflatten(1, (channels, channels - 1)).unbind(1)):
             others = [raised[:, d] for d in range(channels) if d != c]
-            mixed = [share * other for share, other in zip(row.unbind(1), others)]
-            restored.append(total([raised[:, c], *mixed, offset[:, c]]))
-        return torch.stack(restored, 1)
+            mixed = [share * (other - raised[:, c]) for share, other in zip(row.unbind(1), others)]
+            changes.append(total([change[:, c], *mixed]))
+        return raised + (1 - highest) * torch.stack(changes, 1)
 
 
 def enlarged(maps: Tensor, factor: int) -> Tensor:

@@ -47,38 +47,33 @@ def find_preset(name: str) -> Config:
 def config_from_dict(fields: Mapping[str, Any]) -> Config:
     """Build a configuration from JSON values: the inverse of `to_dict`.
 
-    "network" names the kind, "mirnet" (also without it) or "compact"; the other values are the fields of its
-    configuration.
+    "network" names the kind, "mirnet" (also without it) or "compact", which has a "head", "curve"; the other values
+    are the fields of its configuration.
 
     Raises:
         ValueError: there is no such kind, or a value does not fit; the message names it.
         TypeError: there is no such field.
     """
     fields = dict(fields)
-    if "head" in fields:
+    if "head" in fields and "network" not in fields:
         fields = _from_version_0_1(fields)
     kind = fields.pop("network", "mirnet")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"network must be one of {', '.join(_KINDS)}, not {kind!r}")
+    if kind == "compact" and (head := fields.pop("head", "affine")) != "curve":
+        raise ValueError(f"its maps are meant for another head ({head!r}, not 'curve'): use the version that made it, "
+                         "or train it anew")
     return _KINDS[kind](**fields)
 
 
-# Version 0.1 had one kind of network with more fields. These are their values for today's two kinds.
+# Version 0.1 had one kind of network with more fields. These are their values for the published network.
 _PUBLISHED_0_1 = {"shuffle": 1, "widths": None, "activation": "prelu", "gate": "sigmoid", "exchange": "full",
                   "resample": "residual", "spatial_kernel": 5, "tail_kernel": 3, "attention": "dual",
                   "fusion": "selective", "head": "residual"}
-_COMPACT_0_1 = {"kernel_size": 1, "stride": 2, "n_RRG": 1, "n_MSRB": 1, "height": 2, "width": 1, "bias": True,
-                "activation": "relu", "gate": "hard_sigmoid", "exchange": "down", "resample": "plain",
-                "spatial_kernel": 3, "tail_kernel": 1, "attention": "peak", "fusion": "selective", "head": "affine"}
-
 
 def _from_version_0_1(fields: dict[str, Any]) -> dict[str, Any]:
     if _PUBLISHED_0_1.items() <= fields.items():
         return {name: value for name, value in fields.items() if name not in _PUBLISHED_0_1}
-    if _COMPACT_0_1.items() <= fields.items():
-        return {"network": "compact", "in_channels": fields.get("in_channels"), "cell": fields.get("shuffle"),
-                "widths": fields.get("widths")}
-    wanted = _COMPACT_0_1 if fields["head"] == "affine" else _PUBLISHED_0_1
-    other = next((name for name, value in wanted.items() if fields.get(name) != value), "head")
+    other = next(name for name, value in _PUBLISHED_0_1.items() if fields.get(name) != value)
     raise ValueError(f"it was made by version 0.1 with {other}={fields.get(other)!r}, a network that this version does "
                      "not have: use version 0.1")

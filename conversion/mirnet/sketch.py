@@ -16,7 +16,8 @@ from typing import Sequence
 
 from conversion.bridge.c_array import Extra, array_rows
 from conversion.bridge.graph import Graph
-from conversion.mirnet.pixels import LARGEST_CELL, ROOT_BITS, ROOTS, head_tables
+from conversion.mirnet.pixels import (BRIGHTER, BRIGHTER_BITS, LARGEST_CELL, LARGEST_EXPOSURE, ROOT_BITS, ROOTS,
+                                      head_tables)
 from mirnet_torch.cli import Size, UserError
 from mirnet_torch.compact import CompactConfig
 from mirnet_torch.presets import Config
@@ -90,24 +91,25 @@ constexpr std::size_t kMemoryLimit = {SKETCH.memory_limit};
 constexpr std::size_t kBufferBytes = {SKETCH.buffer_bytes};
 constexpr std::size_t kFlashLimit = {SKETCH.flash_limit};
 
-// For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0) and
-// (2,1), 3 offsets and 3 root gains. Entry code + 128 of a table is what a code
-// of the output stands for, a gain, a share (or root gain), or an offset in
-// 8-bit levels, times 2^16 / g^2 with g = kCell if that is odd, else
-// 2 * kCell. All are enlarged bilinearly to the picture's size; with
-// r = gain * picture + root gain * root the result is
-// r[c] + sum over d != c of share(c, d) * r[d] + offset[c].
+// For every cell log gain, root gain, roll-off, 3 tints, 6 shares (0,1), (0,2),
+// (1,0), (1,2), (2,0), (2,1) and 3 offsets. Entry code + 128 of a table is what
+// a code of the output stands for, a gain or any other value, times 2^16 / g^2
+// with g = kCell if that is odd, else 2 * kCell. pixels.cpp has the formula.
 extern const std::int32_t kGainTable[256];
-extern const std::int32_t kShareTable[256];
-extern const std::int32_t kOffsetTable[256];
+extern const std::int32_t kValueTable[256];
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = {ROOT_BITS};
 extern const std::uint16_t kRootTable[256];
+// The factor of gains for every exposure from -kLargestExposure to
+// kLargestExposure in steps of 1/8 EV, times 2^kBrighterBits.
+constexpr int kLargestExposure = {LARGEST_EXPOSURE};
+constexpr int kBrighterBits = {BRIGHTER_BITS};
+extern const std::uint16_t kBrighterTable[2 * kLargestExposure + 1];
 """
     definitions = "\n".join(
-        f"const std::{kind}_t k{name}Table[256] = {{\n{array_rows(map(str, values), 6)}\n}};\n"
-        for name, kind, values in (("Gain", "int32", tables.gain), ("Share", "int32", tables.share),
-                                   ("Offset", "int32", tables.offset), ("Root", "uint16", ROOTS)))
+        f"const std::{kind}_t k{name}Table[{len(values)}] = {{\n{array_rows(map(str, values), 6)}\n}};\n"
+        for name, kind, values in (("Gain", "int32", tables.gain), ("Value", "int32", tables.value),
+                                   ("Root", "uint16", ROOTS), ("Brighter", "uint16", BRIGHTER)))
     return Extra(declarations, definitions)
 
 

@@ -107,6 +107,16 @@ Source Commands::Obey(Status camera) {
         return Source::kNone;
       }
       break;
+    case Message::kExposure: {
+      const int exposure = static_cast<std::int8_t>(frame_[0]);
+      if (length == 1 && exposure >= -kLargestExposure &&
+          exposure <= kLargestExposure) {
+        exposure_ = exposure;
+        sink::SendStatus(Status::kOk);
+        return Source::kNone;
+      }
+      break;
+    }
     default:
       break;
   }

@@ -25,12 +25,16 @@ class Commands {
   // Next() returns no more frames of a stream that the computer asked for.
   void EndStream() { stream_ = Source::kNone; }
 
+  // How much brighter than the network thinks, in steps of 1/8 EV.
+  int exposure() const { return exposure_; }
+
  private:
   Source Obey(Status camera);
 
   const std::uint8_t* frame_;
   Decoder decoder_;
   Source stream_ = Source::kNone;
+  int exposure_ = 0;
   std::uint32_t last_byte_at_ = 0;  // milliseconds
 };
 

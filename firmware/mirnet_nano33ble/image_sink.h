@@ -20,6 +20,7 @@ enum class Message : std::uint8_t {
   kTestPicture = 0x04,
   kEnhance = 0x05,
   kStream = 0x06,
+  kExposure = 0x07,
 
   kInfoText = 0x81,
   kSelfTestText = 0x82,

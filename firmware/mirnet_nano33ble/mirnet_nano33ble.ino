@@ -64,7 +64,7 @@ void loop() {
   // Restore it row by row: there is no memory for a whole bright frame.
   mirnet::sink::BeginBright(number, mirnet::board::Micros() - start);
   for (int y = 0; y < mirnet::kImageHeight; ++y) {
-    mirnet::RestoreRow(frame, maps, y, row);
+    mirnet::RestoreRow(frame, maps, y, commands.exposure(), row);
     mirnet::sink::SendRow(row);
   }
   mirnet::sink::EndBright();

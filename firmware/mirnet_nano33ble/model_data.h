@@ -11,7 +11,7 @@ namespace mirnet {
 constexpr std::size_t kModelSize = 38720;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "4259f7d47f9348168323af1e99ca36a84c8d8693ec580bfb0318bcbe7e2389f3";
+    "2c8070c6867792a3e578d5734eed33a5669d4a34cbcba1abb9b651ca9e560f72";
 
 // real value = scale * (code - zero point); a real value of 1 is white.
 constexpr int kInputHeight = 24;
@@ -25,8 +25,8 @@ constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 15;
 constexpr std::size_t kOutputSize = 11520;
-constexpr float kOutputScale = 0.0089753354f;
-constexpr int kOutputZeroPoint = -16;
+constexpr float kOutputScale = 0.0248987861f;
+constexpr int kOutputZeroPoint = -84;
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kCell x kCell pixels. Channel
@@ -41,19 +41,20 @@ constexpr std::size_t kMemoryLimit = 180000;
 constexpr std::size_t kBufferBytes = 1024;
 constexpr std::size_t kFlashLimit = 350000;
 
-// For every cell 3 log gains, 6 shares (0,1), (0,2), (1,0), (1,2), (2,0) and
-// (2,1), 3 offsets and 3 root gains. Entry code + 128 of a table is what a code
-// of the output stands for, a gain, a share (or root gain), or an offset in
-// 8-bit levels, times 2^16 / g^2 with g = kCell if that is odd, else
-// 2 * kCell. All are enlarged bilinearly to the picture's size; with
-// r = gain * picture + root gain * root the result is
-// r[c] + sum over d != c of share(c, d) * r[d] + offset[c].
+// For every cell log gain, root gain, roll-off, 3 tints, 6 shares (0,1), (0,2),
+// (1,0), (1,2), (2,0), (2,1) and 3 offsets. Entry code + 128 of a table is what
+// a code of the output stands for, a gain or any other value, times 2^16 / g^2
+// with g = kCell if that is odd, else 2 * kCell. pixels.cpp has the formula.
 extern const std::int32_t kGainTable[256];
-extern const std::int32_t kShareTable[256];
-extern const std::int32_t kOffsetTable[256];
+extern const std::int32_t kValueTable[256];
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = 3;
 extern const std::uint16_t kRootTable[256];
+// The factor of gains for every exposure from -kLargestExposure to
+// kLargestExposure in steps of 1/8 EV, times 2^kBrighterBits.
+constexpr int kLargestExposure = 32;
+constexpr int kBrighterBits = 14;
+extern const std::uint16_t kBrighterTable[2 * kLargestExposure + 1];
 
 // What the interpreter takes of its arena on a 32-bit target: first the bytes
 // of the tensors, then those of its own bookkeeping. Aligned to 16 bytes.

@@ -6,7 +6,9 @@
 namespace mirnet {
 namespace {
 
-constexpr int kMaps = 15;  // 3 gains, 6 shares, 3 offsets, 3 root gains
+// Of the model: log gain, root gain, roll-off, 3 tints, 6 shares, 3 offsets.
+// Here: gain, root gain, roll-off, a 3x3 matrix by rows, 3 offsets.
+constexpr int kMaps = 15;
 constexpr int kSide = kCell * kCell;  // input channels of one colour
 
 // There are kGrid steps from the centre of one cell to that of the next. The
@@ -14,6 +16,19 @@ constexpr int kSide = kCell * kCell;  // input channels of one colour
 constexpr int kGrid = kCell % 2 == 1 ? kCell : 2 * kCell;
 constexpr int kFirst = kCell % 2 == 1 ? 0 : 1;
 constexpr int kStep = kGrid / kCell;
+
+// The number 1 and the largest gains in the units of the tables, 2^16 / kGrid^2.
+constexpr int kSquare = kGrid * kGrid;
+constexpr std::int32_t kOne = ((1 << 16) + kSquare / 2) / kSquare;
+constexpr std::int32_t kHalf = ((1 << 15) + kSquare / 2) / kSquare;
+constexpr std::int32_t kLargestGain = ((64 << 16) + kSquare - 1) / kSquare - 1;
+constexpr std::int32_t kLargestRootGain =
+    ((12 << 16) + kSquare / 2) / kSquare;
+
+// Full scale of a raised colour, with 31 bits after the point, and of a restored
+// one, with 15.
+constexpr std::int32_t kFull = 0x7FFFFFFF;
+constexpr std::int32_t kWhite = (1 << 15) - 1;
 
 static_assert(kOutputChannels == kMaps,
               "the model has another head: the sketch needs 15 maps for each "
@@ -31,7 +46,7 @@ static_assert(kCell <= 5,
               "network with smaller cells");
 static_assert(kInputZeroPoint == -128 && kInputScale * 255 > 0.999999f &&
                   kInputScale * 255 < 1.000001f,
-              "a code of the input must be an 8-bit level minus 128: calibrate "
+              "a code of the input must be a root of a level minus 128: calibrate "
               "with inputs from 0 to 1 and convert again");
 static_assert(kOutputScale < 0.1f,
               "the output's scale must be below 0.1, or sums of 32 bits "
@@ -49,11 +64,18 @@ inline Rgb Expand(const std::uint8_t* pixel) {
   return {red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2};
 }
 
+// The model's input has the roots of the levels.
 inline std::int8_t CodeOf(int level) {
-  return static_cast<std::int8_t>(level + kInputZeroPoint);
+  return static_cast<std::int8_t>(
+      ((kRootTable[level] + (1 << (kRootBits - 1))) >> kRootBits) +
+      kInputZeroPoint);
 }
 
-inline int LevelOf(std::int8_t code) { return code - kInputZeroPoint; }
+// A level of `limit` + 1 equal steps for a code.
+inline int StepOf(std::int8_t code, int limit) {
+  const int root = code - kInputZeroPoint;
+  return (root * root * limit + 255 * 255 / 2) / (255 * 255);
+}
 
 // The position of pixel `x` of row `y` in the model's input; green and blue
 // follow kSide and 2 * kSide later.
@@ -62,52 +84,145 @@ inline int CellOf(int y, int x) {
          y % kCell * kCell + x % kCell;
 }
 
-// The values of the codes of a cell, times 2^16 / kGrid^2.
-inline void Translate(const std::int8_t* codes, std::int32_t* values) {
-  for (int i = 0; i < 3; ++i) {
-    values[i] = kGainTable[codes[i] + 128];
-  }
-  for (int i = 3; i < 9; ++i) {
-    values[i] = kShareTable[codes[i] + 128];
-  }
-  for (int i = 9; i < 12; ++i) {
-    values[i] = kOffsetTable[codes[i] + 128];
-  }
-  for (int i = 12; i < kMaps; ++i) {
-    values[i] = kShareTable[codes[i] + 128];
-  }
-}
-
-// Rounds to a whole level; the sum has 32 bits after the point.
-inline std::uint8_t ToLevel(std::int64_t sum) {
-  const auto level =
-      static_cast<std::int32_t>((sum + (std::int64_t{1} << 31)) >> 32);
-  return static_cast<std::uint8_t>(level < 0 ? 0 : level > 255 ? 255 : level);
-}
-
 inline std::int64_t Product(std::int32_t a, std::int32_t b) {
   return static_cast<std::int64_t>(a) * b;
 }
 
-// gain * level + root gain * root of the level.
+inline std::int32_t Smaller(std::int32_t a, std::int32_t b) {
+  return a < b ? a : b;
+}
+
+inline std::int32_t Larger(std::int32_t a, std::int32_t b) {
+  return a > b ? a : b;
+}
+
+inline std::int32_t Brighter(std::int32_t value, std::int32_t k) {
+  return static_cast<std::int32_t>(
+      (Product(value, k) + (1 << (kBrighterBits - 1))) >> kBrighterBits);
+}
+
+// What the codes of a cell mean for pixels, times 2^16 / kGrid^2.
+//   k: the factor of the exposure.
+inline void Translate(const std::int8_t* codes, std::int32_t k,
+                      std::int32_t* values) {
+  std::int32_t map[kMaps];
+  for (int i = 1; i < kMaps; ++i) {
+    map[i] = kValueTable[codes[i] + 128];
+  }
+  values[0] = Smaller(Brighter(kGainTable[codes[0] + 128], k), kLargestGain);
+  values[1] = Smaller(Brighter(Larger(map[1], 0), k), kLargestRootGain);
+  values[2] = Smaller(Larger(map[2] + kHalf, 0), kOne);
+  values[3] = map[3] - map[6] - map[7];
+  values[4] = map[6];
+  values[5] = map[7];
+  values[6] = map[8];
+  values[7] = map[4] - map[8] - map[9];
+  values[8] = map[9];
+  values[9] = map[10];
+  values[10] = map[11];
+  values[11] = map[5] - map[10] - map[11];
+  for (int i = 12; i < kMaps; ++i) {
+    values[i] = Brighter(map[i], k);
+  }
+}
+
+// gain * level + root gain * root of the level, 16 bits after the point.
 inline std::int32_t Raise(int level, std::int32_t gain,
                           std::int32_t root_gain) {
   return gain * level + (root_gain * kRootTable[level] >> kRootBits);
 }
 
-// Computes one bright pixel from a dark one.
-//   m: gains, shares, offsets and root gains, 16 bits after the point.
-inline void Restore(const Rgb& dark, const std::int32_t* m, std::uint8_t* rgb) {
-  const std::int32_t red = Raise(dark.red, m[0], m[12]);
-  const std::int32_t green = Raise(dark.green, m[1], m[13]);
-  const std::int32_t blue = Raise(dark.blue, m[2], m[14]);
-  constexpr std::int32_t kOne = 1 << 16;
-  rgb[0] = ToLevel(Product(red + m[9], kOne) + Product(m[3], green) +
-                   Product(m[4], blue));
-  rgb[1] = ToLevel(Product(green + m[10], kOne) + Product(m[5], red) +
-                   Product(m[6], blue));
-  rgb[2] = ToLevel(Product(blue + m[11], kOne) + Product(m[7], red) +
-                   Product(m[8], green));
+// The high 32 bits of a product, one instruction of the Cortex-M4.
+inline std::int32_t High(std::int32_t a, std::int32_t b) {
+  return static_cast<std::int32_t>(Product(a, b) >> 32);
+}
+
+// Hides that a value is not negative. A compiler that knows takes three
+// instructions for `High` instead of one.
+inline std::int32_t AnySign(std::int32_t value) {
+  asm("" : "+r"(value));
+  return value;
+}
+
+// A raised level divided, 31 bits after the point.
+inline std::int32_t Divide(std::int32_t raised, std::uint32_t reciprocal) {
+  return AnySign(static_cast<std::int32_t>(
+      (static_cast<std::uint32_t>(raised) >> 10) * reciprocal >> 1));
+}
+
+// A colour as a level; `change` has 15 bits after the point, `curve` and
+// `fading` have 31.
+inline std::uint8_t ToLevel(std::int32_t curve, std::int32_t fading,
+                            std::int32_t change) {
+  const std::int32_t sum = (curve >> 16) + High(fading, 2 * change);
+  return static_cast<std::uint8_t>(
+      (Smaller(Larger(sum, 0), kWhite) * 255 + (1 << 14)) >> 15);
+}
+
+// A factor on its way from the centre of one cell, `a`, to that of the next,
+// `b`: 16 bits after the point.
+struct Factor {
+  Factor(std::int32_t a, std::int32_t b)
+      : value((kGrid - kFirst) * a + kFirst * b), step(kStep * (b - a)) {}
+
+  std::int32_t value, step;
+};
+
+// A pixel after the curve: its colours, 31 bits after the point, and how much
+// of a change of colour it gets.
+struct Raised {
+  std::int32_t red, green, blue, fading;
+};
+
+// Raises `count` dark pixels along the curve of their cells, one curve and one
+// divisor for all colours, so that their hue stays.
+//   a, b: what `Translate` made of the cells to their left and right.
+inline void RaiseRun(const std::uint8_t* frame, int count,
+                     const std::int32_t* a, const std::int32_t* b,
+                     Raised* raised) {
+  Factor gain(a[0], b[0]), root_gain(a[1], b[1]), roll_off(a[2], b[2]);
+  for (; count > 0; --count, frame += 2, ++raised) {
+    const Rgb dark = Expand(frame);
+    const std::int32_t red = Raise(dark.red, gain.value, root_gain.value);
+    const std::int32_t green = Raise(dark.green, gain.value, root_gain.value);
+    const std::int32_t blue = Raise(dark.blue, gain.value, root_gain.value);
+    const int level = Larger(dark.red, Larger(dark.green, dark.blue));
+    const std::int32_t highest = Larger(red, Larger(green, blue));
+    const std::int32_t rise =
+        (gain.value + root_gain.value - (1 << 16)) * level;
+    const std::int32_t divisor = Larger(
+        (255 << 16) + High(AnySign(roll_off.value << 14), rise) * 4, highest);
+    const std::uint32_t reciprocal =
+        0xFFFFFFFFu / (static_cast<std::uint32_t>(divisor) >> 10);
+    *raised = {Divide(red, reciprocal), Divide(green, reciprocal),
+               Divide(blue, reciprocal), kFull - Divide(highest, reciprocal)};
+    gain.value += gain.step;
+    root_gain.value += root_gain.step;
+    roll_off.value += roll_off.step;
+  }
+}
+
+// Changes colour `c` of `count` raised pixels and writes it to every third
+// byte. The change fades where a pixel is bright.
+inline void ChangeRun(const Raised* raised, int count, const std::int32_t* a,
+                      const std::int32_t* b, int c, std::uint8_t* row) {
+  const int first = 3 + 3 * c;
+  Factor of_red(a[first], b[first]), of_green(a[first + 1], b[first + 1]),
+      of_blue(a[first + 2], b[first + 2]), offset(a[12 + c], b[12 + c]);
+  for (; count > 0; --count, ++raised, row += 3) {
+    const std::int32_t change = High(of_red.value, raised->red) +
+                                High(of_green.value, raised->green) +
+                                High(of_blue.value, raised->blue) +
+                                (offset.value >> 1);
+    row[c] = ToLevel(c == 0   ? raised->red
+                     : c == 1 ? raised->green
+                              : raised->blue,
+                     raised->fading, change);
+    of_red.value += of_red.step;
+    of_green.value += of_green.step;
+    of_blue.value += of_blue.step;
+    offset.value += offset.step;
+  }
 }
 
 }  // namespace
@@ -128,9 +243,9 @@ void FillFrame(const std::int8_t* input, std::uint8_t* frame) {
   for (int y = 0; y < kImageHeight; ++y) {
     for (int x = 0; x < kImageWidth; ++x, frame += 2) {
       const std::int8_t* codes = input + CellOf(y, x);
-      const int word = LevelOf(codes[0]) >> 3 << 11 |
-                       LevelOf(codes[kSide]) >> 2 << 5 |
-                       LevelOf(codes[2 * kSide]) >> 3;
+      const int word = StepOf(codes[0], 31) << 11 |
+                       StepOf(codes[kSide], 63) << 5 |
+                       StepOf(codes[2 * kSide], 31);
       frame[0] = static_cast<std::uint8_t>(word >> 8);
       frame[1] = static_cast<std::uint8_t>(word & 255);
     }
@@ -138,7 +253,7 @@ void FillFrame(const std::int8_t* input, std::uint8_t* frame) {
 }
 
 void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
-                std::uint8_t* row) {
+                int exposure, std::uint8_t* row) {
   // Bilinear between the centres of cells; outside them, the cell at the edge.
   constexpr int kRowOfMaps = kOutputWidth * kMaps;
   constexpr int kBefore = kCell / 2;  // pixels of a cell before its centre
@@ -148,11 +263,12 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
   const std::int8_t* upper = maps + (above < 0 ? 0 : above) * kRowOfMaps;
   const std::int8_t* lower =
       maps + (above + 1 < kOutputHeight ? above + 1 : above) * kRowOfMaps;
+  const std::int32_t k = kBrighterTable[exposure + kLargestExposure];
   std::int32_t columns[kOutputWidth][kMaps];  // times kGrid
   for (int column = 0; column < kOutputWidth; ++column) {
     std::int32_t a[kMaps], b[kMaps];
-    Translate(upper + column * kMaps, a);
-    Translate(lower + column * kMaps, b);
+    Translate(upper + column * kMaps, k, a);
+    Translate(lower + column * kMaps, k, b);
     for (int i = 0; i < kMaps; ++i) {
       columns[column][i] = kGrid * a[i] + below_weight * (b[i] - a[i]);
     }
@@ -162,22 +278,16 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
   for (int right = 0; right <= kOutputWidth; ++right) {
     const std::int32_t* a = columns[right > 0 ? right - 1 : 0];
     const std::int32_t* b = columns[right < kOutputWidth ? right : right - 1];
-    std::int32_t value[kMaps], step[kMaps];
-    for (int i = 0; i < kMaps; ++i) {
-      step[i] = kStep * (b[i] - a[i]);
-      value[i] = (kGrid - kFirst) * a[i] + kFirst * b[i];
-    }
     const int pixels = right == 0              ? kBefore
                        : right == kOutputWidth ? kAfter
                                                : kCell;
-    for (int x = pixels; x > 0; --x) {
-      Restore(Expand(pixel), value, row);
-      for (int i = 0; i < kMaps; ++i) {
-        value[i] += step[i];
-      }
-      pixel += 2;
-      row += 3;
+    Raised raised[kCell];
+    RaiseRun(pixel, pixels, a, b, raised);
+    for (int c = 0; c < 3; ++c) {
+      ChangeRun(raised, pixels, a, b, c, row);
     }
+    pixel += 2 * pixels;
+    row += 3 * pixels;
   }
 }
 

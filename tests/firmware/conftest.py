@@ -38,7 +38,7 @@ def other_cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     shutil.copytree(SKETCH, sketch)
     tables = head_tables(0.0999, -128 if cell % 2 else 127, cell=cell)  # the largest sums there can be
     set_constants(sketch, **_sizes(160, 120, cell))
-    set_arrays(sketch / "model_data.cpp", kGainTable=tables.gain, kShareTable=tables.share, kOffsetTable=tables.offset)
+    set_arrays(sketch / "model_data.cpp", kGainTable=tables.gain, kValueTable=tables.value)
     return cell, tables, compiled(sketch, folder)
 
 
@@ -73,7 +73,7 @@ def small_sketch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header = (sketch / "model_data.h").read_text()
     (sketch / "model_data.h").write_text(re.sub('"[0-9a-f]{64}"', f'"{hashlib.sha256(model).hexdigest()}"', header))
     set_arrays(sketch / "model_data.cpp", kModelData=(f"0x{byte:02x}" for byte in model), kGainTable=tables.gain,
-               kShareTable=tables.share, kOffsetTable=tables.offset)
+               kValueTable=tables.value)
     set_arrays(sketch / "golden_vectors.cpp", kGoldenInput=golden.ravel(),
                kGoldenOutput=interpreter.get_output(0).ravel())
     return sketch

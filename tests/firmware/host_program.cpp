@@ -26,8 +26,8 @@ void Write(const void* data, std::size_t size) {
   std::fwrite(data, 1, size, stdout);
 }
 
-// Frames and maps in; inputs of the model, the way back, restored pictures out.
-int Pixels() {
+// Frames and maps in, an exposure as argument; inputs of the model, the way back, restored pictures out.
+int Pixels(int exposure) {
   std::vector<std::uint8_t> frame(mirnet::kFrameSize);
   std::vector<std::int8_t> maps(mirnet::kOutputSize);
   while (ReadSome(frame.data(), frame.size()) == frame.size() &&
@@ -40,7 +40,7 @@ int Pixels() {
     Write(back.data(), back.size());
     for (int y = 0; y < mirnet::kImageHeight; ++y) {
       std::vector<std::uint8_t> row(mirnet::kRowSize);
-      mirnet::RestoreRow(frame.data(), maps.data(), y, row.data());
+      mirnet::RestoreRow(frame.data(), maps.data(), y, exposure, row.data());
       Write(row.data(), row.size());
     }
   }
@@ -186,7 +186,7 @@ int main(int argc, char** argv) {
   const char* mode = argc > 1 ? argv[1] : "";
   const long number = argc > 2 ? std::atol(argv[2]) : 0;
   if (std::strcmp(mode, "pixels") == 0) {
-    return Pixels();
+    return Pixels(static_cast<int>(number));
   }
   if (std::strcmp(mode, "decode") == 0) {
     return Decode(static_cast<std::size_t>(number));

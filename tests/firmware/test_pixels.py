@@ -21,45 +21,63 @@ def test_rgb565_keeps_the_high_bits_and_both_ends() -> None:
 
 
 @pytest.mark.parametrize("cell", [4, 5])
-def test_model_input_is_pixel_unshuffle(frames: np.ndarray, cell: int) -> None:
+def test_model_input_is_the_model_s_own_rounded(frames: np.ndarray, cell: int) -> None:
     rgb = from_rgb565(frames)
-    unshuffled = torch.nn.functional.pixel_unshuffle(torch.tensor(rgb).permute(0, 3, 1, 2), cell)
-    for picture, expected in zip(rgb, unshuffled.permute(0, 2, 3, 1)):
-        np.testing.assert_array_equal(model_input(picture, cell=cell), expected.numpy().astype(int) - 128)
+    model = CompactMIRNet(CompactConfig(cell=cell))
+    codes = 255 * model.to_core(torch.tensor(rgb / 255).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy() - 128
+    for picture, expected in zip(rgb, codes):
+        np.testing.assert_allclose(model_input(picture, cell=cell), expected, atol=0.5 + 1 / 16)  # roots have 3 fractional bits
 
 
+@pytest.mark.parametrize("exposure", [-32, -9, 0, 9, 32])
 @pytest.mark.parametrize("scale, zero_point, cell", [(1 / 127, 0, 4), (0.0069, -17, 5), (0.0069, -17, 1)])
 def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, scale: float, zero_point: int,
-                                                         cell: int) -> None:
+                                                         cell: int, exposure: int) -> None:
     tables = head_tables(scale, zero_point, cell=cell)
     model = CompactMIRNet(CompactConfig(cell=cell))
     cells = (120 // cell, 160 // cell, 15)
     rng = np.random.default_rng(0)
     for rgb in from_rgb565(frames[:9]):
-        # Gains around 3, mixed a little, an offset of some levels, some of the root; noise from cell to cell.
-        centre = np.array([0.25] * 3 + [0] * 9 + [0.2] * 3) / scale + zero_point
-        maps = (centre + rng.normal(0, 1, cells) * ([0.08 / scale] * 3 + [0.05 / scale] * 12))
+        # Gains around 3, some of the root, half rolled off, mixed a little; noise from cell to cell.
+        centre = np.array([0.25, 0.2] + [0] * 13) / scale + zero_point
+        maps = (centre + rng.normal(0, 1, cells) * ([0.08 / scale, 0.05 / scale, 0.3 / scale] + [0.05 / scale] * 12))
         codes = maps.round().clip(-128, 127).astype(np.int8)
         real = (codes.astype(np.float64) - zero_point) * np.float64(np.float32(scale))
         exact = model.restore(torch.tensor(rgb / 255).permute(2, 0, 1)[None],
-                              torch.tensor(real).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-        error = np.abs(apply_maps(rgb, codes, tables) - 255 * exact.clip(0, 1))
+                              torch.tensor(real).permute(2, 0, 1)[None], exposure=exposure / 8)[0]
+        error = np.abs(apply_maps(rgb, codes, tables, exposure=exposure)
+                       - 255 * exact.permute(1, 2, 0).numpy().clip(0, 1))
         assert error.max() <= 1.0 and error.mean() <= 0.3  # rounding alone: 0.5 and 0.25
 
 
 @pytest.mark.parametrize("cell, grid", [(4, 8), (5, 5)])
-def test_gains_stop_below_64(cell: int, grid: int) -> None:
+def test_gains_are_from_1_to_below_64(cell: int, grid: int) -> None:
     tables = head_tables(0.02, -128, cell=cell)  # maps up to 5.1
     assert (64 << 16) - 3 * grid ** 2 < tables.gain.max() * grid ** 2 < 64 << 16 and (np.diff(tables.gain) >= 0).all()
-    white = apply_maps(np.full((2 * cell, 2 * cell, 3), 4, np.uint8), np.full((2, 2, 15), 127, np.int8), tables)
-    assert (white == 255).all()
+    assert abs(head_tables(0.02, 127, cell=cell).gain * grid ** 2 - (1 << 16)).max() < grid ** 2
+
+
+def test_brighter_with_every_step_of_exposure_and_white_stays_white(frames: np.ndarray, maps: np.ndarray,
+                                                                    tables: HeadTables,
+                                                                    model_constants: dict[str, float]) -> None:
+    zero_point = int(model_constants["kOutputZeroPoint"])
+    picture, codes = from_rgb565(frames[1]), maps[0]
+    codes = np.concatenate([codes[..., :3], np.full_like(codes[..., 3:], zero_point)], -1)  # no change of colour
+    means = [apply_maps(picture, codes, tables, exposure=exposure).mean() for exposure in range(-32, 33)]
+    assert (np.diff(means) >= 0).all() and means[-1] > means[32] > means[0]
+    grey = np.repeat(picture[..., :1], 3, 2)
+    restored = apply_maps(grey, codes, tables, exposure=7)
+    assert (restored == restored[..., :1]).all()
+    white = np.full_like(picture, 255)
+    for exposure in (0, 8, 32):
+        assert (apply_maps(white, maps[0], tables, exposure=exposure) == 255).all()
 
 
 def test_the_sketch_s_tables_are_those_of_python(tables: HeadTables, host_program, frames: np.ndarray,
                                                  maps: np.ndarray) -> None:
     """Every code of every map, one at a time over a whole picture, so that each entry of each table counts."""
     rgb, neutral = from_rgb565(frames[4]), np.zeros(15, int)
-    codes = [(channel, code) for channel in (0, 5, 10, 13) for code in range(-128, 128, 5)]
+    codes = [(channel, code) for channel in (0, 1, 2, 4, 7, 13) for code in range(-128, 128, 5)]
     flat = np.broadcast_to(neutral, (len(codes), *maps[0].shape)).astype(np.int8)
     for number, (channel, code) in enumerate(codes):
         flat[number, ..., channel] = code
@@ -68,24 +86,27 @@ def test_the_sketch_s_tables_are_those_of_python(tables: HeadTables, host_progra
         np.testing.assert_array_equal(picture, apply_maps(rgb, flat[number], tables), err_msg=str(codes[number]))
 
 
-def test_cpp_is_python_byte_for_byte(tables: HeadTables, host_program, frames: np.ndarray, maps: np.ndarray) -> None:
-    inputs, back, restored = _run(host_program, frames, maps)
+@pytest.mark.parametrize("exposure", [0, -32, 5, 32])
+def test_cpp_is_python_byte_for_byte(tables: HeadTables, host_program, frames: np.ndarray, maps: np.ndarray,
+                                     exposure: int) -> None:
+    inputs, back, restored = _run(host_program, frames, maps, exposure)
     for number, rgb in enumerate(from_rgb565(frames)):
         np.testing.assert_array_equal(inputs[number], model_input(rgb, cell=len(rgb) // len(maps[number])).ravel())
-        np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables))
+        np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables, exposure=exposure))
     np.testing.assert_array_equal(back, frames)
 
 
-def test_cpp_is_python_with_cells_of_other_sizes(other_cells, frames: np.ndarray) -> None:
+@pytest.mark.parametrize("exposure", [0, 32])
+def test_cpp_is_python_with_cells_of_other_sizes(other_cells, frames: np.ndarray, exposure: int) -> None:
     """Also where every sum is as large as it can be: codes at both ends, one beside the other."""
     cell, tables, program = other_cells
     rng, frames = np.random.default_rng(3), frames[[-1, -1, -1, 0, 5, 9]]
     maps = rng.integers(-128, 128, (len(frames), 120 // cell, 160 // cell, 15)).astype(np.int8)
     maps[0], maps[1], maps[2] = 127, -128, np.where(rng.random(maps[2].shape) < 0.5, 127, -128)
-    inputs, back, restored = _run(program, frames, maps)
+    inputs, back, restored = _run(program, frames, maps, exposure)
     for number, rgb in enumerate(from_rgb565(frames)):
         np.testing.assert_array_equal(inputs[number], model_input(rgb, cell=cell).ravel())
-        np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables))
+        np.testing.assert_array_equal(restored[number], apply_maps(rgb, maps[number], tables, exposure=exposure))
     np.testing.assert_array_equal(back, frames)
 
 
@@ -101,9 +122,10 @@ def test_viewer_and_training_see_the_same_colours() -> None:
     np.testing.assert_array_equal(from_rgb565(to_rgb565(rgb)), camera.to_rgb565(rgb))
 
 
-def _run(host_program, frames: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _run(host_program, frames: np.ndarray, maps: np.ndarray,
+         exposure: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Let the C++ compute the model's inputs, the frames made back from them, and the restored pictures."""
     together = np.concatenate([frames.reshape(len(frames), -1), maps.reshape(len(maps), -1).view(np.uint8)], 1)
-    answer = np.frombuffer(host_program("pixels", stdin=together.tobytes()), np.uint8).reshape(len(frames), -1)
+    answer = np.frombuffer(host_program("pixels", str(exposure), stdin=together.tobytes()), np.uint8).reshape(len(frames), -1)
     inputs, back, restored = np.split(answer, [57600, 96000], 1)
     return inputs.view(np.int8), back.reshape(-1, 120, 160, 2), restored.reshape(-1, 120, 160, 3)

@@ -23,7 +23,7 @@ int main() {
   mirnet::FillInput(frame, input);
   const std::uint64_t filled = Instructions();
   for (int y = 0; y < mirnet::kImageHeight; ++y) {
-    mirnet::RestoreRow(frame, maps, y, restored[y]);
+    mirnet::RestoreRow(frame, maps, y, 5, restored[y]);
   }
   const std::uint64_t done = Instructions();
   numbers[0] = mirnet::Crc32(0, restored[0], sizeof restored);
