@@ -3,19 +3,20 @@
 Before the model: 8-bit RGB becomes the model's int8 input, as in `CompactMIRNet.to_core`. After the model:
 `CompactMIRNet.factors` and `recolour` for 8-bit colours, whose docstrings have the formula and its symbols.
 
-How they work in integers. Two tables of 256 entries, made from the scale and zero point of the model's output, turn a
-code into a gain or a plain value, times `one`. Bilinear enlarging by the side of a cell, s pixels, uses 2 x 2 cells with
-integer weights that sum to grid**2, where grid is 2 s for even s and s for odd s. `one` is chosen so that
-grid**2 * one = 2**16: all enlarged values have 16 fractional bits. Square roots come from a table, `ROOTS`, with 3
-fractional bits, and the factor k of an exposure from `BRIGHTER`, with 14.
+How they work in integers. Three tables of 256 entries, made from the scale and zero point of the model's output, turn a
+code into a gain, root gain or roll-off, times `one`. Tints, shares and offsets stay codes, less the zero point. Bilinear
+enlarging by the side of a cell, s pixels, uses 2 x 2 cells with integer weights that sum to grid**2, where grid is 2 s
+for even s and s for odd s. `one` is chosen so that grid**2 * one = 2**16: enlarged table values have 16 fractional bits.
+Square roots come from a table, `ROOTS`, with 3 fractional bits, and the factor k of an exposure from `BRIGHTER`, with 14.
 
-A pixel has one curve and one division: u and the divisor are levels with 16 fractional bits, below 2**31, r has 31. The
+A pixel has one curve and one division: u and the divisor are levels with 16 fractional bits, below 2**31, r has 14. The
 colour change is a 3x3 matrix of r, since tint[c] r[c] + sum share[c, d] (r[d] - r[c]) has the diagonal
-tint[c] - sum share[c, d]. Of every product the high 32 bits count, which a Cortex-M4 computes in one instruction.
+tint[c] - sum share[c, d]. Its sums stay below 2**31, and `HeadTables.scale` turns them from codes into values. Of its
+product and of some others the high 32 bits count, which a Cortex-M4 computes in one instruction.
 
-Departures from the formula: k gain is clipped to below 64 (a level of 4 is white then), k root gain, tints, shares
-and offsets to 12. `tests/firmware/test_pixels.py` states the distance from floating point. It holds for cells of up to
-`LARGEST_CELL` pixels; for larger ones the tables would be too coarse.
+Departures from the formula: k gain is clipped to below 64 (a level of 4 is white then), k root gain to 12.
+`tests/firmware/test_pixels.py` states the distance from floating point. It holds for cells of up to `LARGEST_CELL`
+pixels; for larger ones the tables would be too coarse.
 """
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from mirnet_torch.compact import LOG_GAIN_SCALE
 
 LARGEST_CELL = 5
 LARGEST_SCALE = 0.1  # of the model's output, so that sums fit 32 bits
-LARGEST_VALUE = 12  # of a root gain, tint, share or offset, so that products fit 32 bits
+LARGEST_ROOT_GAIN = 12  # so that products fit 32 bits
 ROOT_BITS = 3  # fractional bits
 ROOTS = np.array([math.isqrt(255 * level << 2 * ROOT_BITS + 2) + 1 >> 1 for level in range(256)])  # sqrt(255 * level)
 INPUT_ZERO_POINT = -128  # the model's input: code = root of the level - 128, scale 1/255
@@ -40,16 +41,19 @@ LARGEST_EXPOSURE = 4 * EXPOSURE_STEPS
 BRIGHTER_BITS = 14
 BRIGHTER = np.rint(2.0 ** (np.arange(-LARGEST_EXPOSURE, LARGEST_EXPOSURE + 1) / EXPOSURE_STEPS / 2.2)
                    * (1 << BRIGHTER_BITS)).astype(np.int64)  # k of every exposure
-ONE = (1 << 31) - 1  # of a raised colour
-WHITE = (1 << 15) - 1  # of a restored one
+WHITE_BITS = 14
+WHITE = (1 << WHITE_BITS) - 1  # full scale of a restored colour
 
 
 @dataclass(frozen=True)
 class HeadTables:
-    """The meaning of every output code of the model. Entry code + 128 of each table belongs to the int8 `code`."""
+    """The meaning of every output code of the model. Entry code + 128 of a table belongs to the int8 `code`."""
 
     gain: np.ndarray  # exp(LOG_GAIN_SCALE * value) * one, from one up to below 64
-    value: np.ndarray  # value * one, from -12 to 12
+    root_gain: np.ndarray  # value * one, from 0 to 12
+    roll_off: np.ndarray  # (value + 0.5) * one, from 0 to one
+    scale: int  # what a sum of codes, times r and enlarged, is worth: value / grid**2, with 34 fractional bits
+    zero_point: int  # their code for 0
 
 
 def head_tables(scale: float, zero_point: int, *, cell: int) -> HeadTables:
@@ -65,8 +69,9 @@ def head_tables(scale: float, zero_point: int, *, cell: int) -> HeadTables:
     one = one_of(cell)
     value = np.float64(np.float32(scale)) * (CODES - zero_point)
     gain = np.minimum(np.exp(np.clip(LOG_GAIN_SCALE * value, 0.0, 10.0)) * one, largest_gain(cell))
-    return HeadTables(*(np.rint(entries).astype(np.int32)
-                        for entries in (gain, value.clip(-LARGEST_VALUE, LARGEST_VALUE) * one)))
+    tables = (gain, value.clip(0, LARGEST_ROOT_GAIN) * one, (value + 0.5).clip(0, 1) * one)
+    return HeadTables(*(np.rint(entries).astype(np.int32) for entries in tables),
+                      round(np.float64(np.float32(scale)) / _grid(cell) ** 2 * 2 ** 34), zero_point)
 
 
 def one_of(cell: int) -> float:
@@ -109,38 +114,37 @@ def apply_maps(rgb: np.ndarray, maps: np.ndarray, tables: HeadTables, *, exposur
     """
     cell = len(rgb) // len(maps)
     pixels = _enlarge(_enlarge(_factors(maps, tables, cell, exposure), cell, axis=0), cell, axis=1)
-    gain, root_gain, roll_off, matrix, offset = np.split(pixels, [1, 2, 3, 12], axis=-1)  # 16 fractional bits
+    gain, root_gain, roll_off, matrix, offset = np.split(pixels, [1, 2, 3, 12], axis=-1)
 
     levels = rgb.astype(np.int64)
-    raised = gain * levels + (root_gain * ROOTS[rgb] >> ROOT_BITS)  # u, 16
-    rise = (gain + root_gain - (1 << 16)) * levels.max(-1, keepdims=True)  # 16
-    divisor = np.maximum((255 << 16) + ((roll_off << 14) * rise >> 32 << 2), raised.max(-1, keepdims=True))  # 16
-    curve = (raised >> 10) * (0xFFFFFFFF // (divisor >> 10)) >> 1  # r, 31
+    raised = gain * levels + (root_gain * ROOTS[rgb] >> ROOT_BITS)  # u, 16 fractional bits
+    rise = (gain + root_gain - (1 << 16)) * levels.max(-1, keepdims=True)
+    divisor = np.maximum((255 << 16) + ((roll_off << 14) * rise >> 32 << 2), raised.max(-1, keepdims=True))
+    curve = (raised >> 10) * (0xFFFFFFFF // (divisor >> 10)) >> 32 - WHITE_BITS  # r
 
-    products = matrix.reshape(*matrix.shape[:-1], 3, 3) * curve[..., None, :] >> 32
-    change = products.sum(-1) + (offset >> 1)  # 15
-    fading = ONE - curve.max(-1, keepdims=True)  # 31
-    result = (curve >> 16) + (fading * (2 * change) >> 32)  # 15
-    return (result.clip(0, WHITE) * 255 + (1 << 14) >> 15).astype(np.uint8)
+    sums = (matrix.reshape(*matrix.shape[:-1], 3, 3) * curve[..., None, :]).sum(-1)
+    change = (sums + offset * BRIGHTER[exposure + LARGEST_EXPOSURE]) * tables.scale >> 32  # 16 fractional bits
+    fading = WHITE - curve.max(-1, keepdims=True) << 16
+    result = curve + (fading * change >> 32)
+    return (result.clip(0, WHITE) * 255 + (1 << WHITE_BITS - 1) >> WHITE_BITS).astype(np.uint8)
 
 
 def _factors(maps: np.ndarray, tables: HeadTables, cell: int, exposure: int) -> np.ndarray:
-    """Turn codes into k gain, k root gain, roll-off, the matrix by rows, k offsets: int64 (H/s, W/s, 15), times one."""
+    """Return k gain, k root gain and roll-off, times one, then the matrix by rows and offsets, in codes: (H/s, W/s, 15)."""
     def brighter(values: np.ndarray) -> np.ndarray:
         k = BRIGHTER[exposure + LARGEST_EXPOSURE]
-        return values * k + (1 << BRIGHTER_BITS - 1) >> BRIGHTER_BITS
+        return values.astype(np.int64) * k + (1 << BRIGHTER_BITS - 1) >> BRIGHTER_BITS
 
-    codes = maps.astype(np.intp) + 128
-    value = tables.value.astype(np.int64)[codes]
-    gain = brighter(tables.gain.astype(np.int64)[codes[..., :1]]).clip(max=largest_gain(cell))
-    one = one_of(cell)
-    root_gain = brighter(value[..., 1:2].clip(min=0)).clip(max=round(LARGEST_VALUE * one))
-    roll_off = (value[..., 2:3] + round(one / 2)).clip(0, round(one))
-    tint, share, offset = np.split(value[..., 3:], [3, 9], axis=-1)
-    matrix = np.stack([tint[..., 0] - share[..., 0] - share[..., 1], share[..., 0], share[..., 1],
-                       share[..., 2], tint[..., 1] - share[..., 2] - share[..., 3], share[..., 3],
-                       share[..., 4], share[..., 5], tint[..., 2] - share[..., 4] - share[..., 5]], -1)
-    return np.concatenate([gain, root_gain, roll_off, matrix, brighter(offset)], -1)
+    entries = maps.astype(np.intp) + 128
+    gain = brighter(tables.gain[entries[..., 0]]).clip(max=largest_gain(cell))
+    root_gain = brighter(tables.root_gain[entries[..., 1]]).clip(max=round(LARGEST_ROOT_GAIN * one_of(cell)))
+    tint, share, offset = np.split(maps[..., 3:].astype(np.int64) - tables.zero_point, [3, 9], axis=-1)
+    share = share.reshape(*share.shape[:-1], 3, 2)
+    own = tint - share.sum(-1)
+    matrix = [own[..., 0], share[..., 0, 0], share[..., 0, 1],
+              share[..., 1, 0], own[..., 1], share[..., 1, 1],
+              share[..., 2, 0], share[..., 2, 1], own[..., 2]]
+    return np.stack([gain, root_gain, tables.roll_off[entries[..., 2]], *matrix, *np.moveaxis(offset, -1, 0)], -1)
 
 
 def _enlarge(cells: np.ndarray, cell: int, *, axis: int) -> np.ndarray:

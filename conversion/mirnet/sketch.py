@@ -17,7 +17,7 @@ from typing import Sequence
 from conversion.bridge.c_array import Extra, array_rows
 from conversion.bridge.graph import Graph
 from conversion.mirnet.pixels import (BRIGHTER, BRIGHTER_BITS, LARGEST_CELL, LARGEST_EXPOSURE, ROOT_BITS, ROOTS,
-                                      head_tables)
+                                      WHITE_BITS, head_tables)
 from mirnet_torch.cli import Size, UserError
 from mirnet_torch.compact import CompactConfig
 from mirnet_torch.presets import Config
@@ -93,10 +93,15 @@ constexpr std::size_t kFlashLimit = {SKETCH.flash_limit};
 
 // For every cell log gain, root gain, roll-off, 3 tints, 6 shares (0,1), (0,2),
 // (1,0), (1,2), (2,0), (2,1) and 3 offsets. Entry code + 128 of a table is what
-// a code of the output stands for, a gain or any other value, times 2^16 / g^2
-// with g = kCell if that is odd, else 2 * kCell. pixels.cpp has the formula.
+// a code of the first three stands for, times 2^16 / g^2 with g = kCell if that
+// is odd, else 2 * kCell. The others are codes; kValueScale is what one is worth
+// after products with colours of kWhiteBits and with g^2. pixels.cpp has the
+// formula.
 extern const std::int32_t kGainTable[256];
-extern const std::int32_t kValueTable[256];
+extern const std::int32_t kRootGainTable[256];
+extern const std::int32_t kRollOffTable[256];
+constexpr std::int32_t kValueScale = {tables.scale};
+constexpr int kWhiteBits = {WHITE_BITS};
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = {ROOT_BITS};
 extern const std::uint16_t kRootTable[256];
@@ -108,8 +113,8 @@ extern const std::uint16_t kBrighterTable[2 * kLargestExposure + 1];
 """
     definitions = "\n".join(
         f"const std::{kind}_t k{name}Table[{len(values)}] = {{\n{array_rows(map(str, values), 6)}\n}};\n"
-        for name, kind, values in (("Gain", "int32", tables.gain), ("Value", "int32", tables.value),
-                                   ("Root", "uint16", ROOTS), ("Brighter", "uint16", BRIGHTER)))
+        for name, kind, values in (("Gain", "int32", tables.gain), ("RootGain", "int32", tables.root_gain),
+                                   ("RollOff", "int32", tables.roll_off), ("Root", "uint16", ROOTS), ("Brighter", "uint16", BRIGHTER)))
     return Extra(declarations, definitions)
 
 

@@ -7,7 +7,8 @@ namespace mirnet {
 namespace {
 
 // Of the model: log gain, root gain, roll-off, 3 tints, 6 shares, 3 offsets.
-// Here: gain, root gain, roll-off, a 3x3 matrix by rows, 3 offsets.
+// Here: gain, root gain, roll-off, times 2^16 / kGrid^2, then a 3x3 matrix by
+// rows and 3 offsets, in codes.
 constexpr int kMaps = 15;
 constexpr int kSide = kCell * kCell;  // input channels of one colour
 
@@ -17,18 +18,13 @@ constexpr int kGrid = kCell % 2 == 1 ? kCell : 2 * kCell;
 constexpr int kFirst = kCell % 2 == 1 ? 0 : 1;
 constexpr int kStep = kGrid / kCell;
 
-// The number 1 and the largest gains in the units of the tables, 2^16 / kGrid^2.
+// The largest gains in the units of the tables.
 constexpr int kSquare = kGrid * kGrid;
-constexpr std::int32_t kOne = ((1 << 16) + kSquare / 2) / kSquare;
-constexpr std::int32_t kHalf = ((1 << 15) + kSquare / 2) / kSquare;
 constexpr std::int32_t kLargestGain = ((64 << 16) + kSquare - 1) / kSquare - 1;
-constexpr std::int32_t kLargestRootGain =
-    ((12 << 16) + kSquare / 2) / kSquare;
+constexpr std::int32_t kLargestRootGain = ((12 << 16) + kSquare / 2) / kSquare;
 
-// Full scale of a raised colour, with 31 bits after the point, and of a restored
-// one, with 15.
-constexpr std::int32_t kFull = 0x7FFFFFFF;
-constexpr std::int32_t kWhite = (1 << 15) - 1;
+// Full scale of a restored colour.
+constexpr std::int32_t kWhite = (1 << kWhiteBits) - 1;
 
 static_assert(kOutputChannels == kMaps,
               "the model has another head: the sketch needs 15 maps for each "
@@ -101,29 +97,35 @@ inline std::int32_t Brighter(std::int32_t value, std::int32_t k) {
       (Product(value, k) + (1 << (kBrighterBits - 1))) >> kBrighterBits);
 }
 
-// What the codes of a cell mean for pixels, times 2^16 / kGrid^2.
+// The high 32 bits of a product, one instruction of the Cortex-M4.
+inline std::int32_t High(std::int32_t a, std::int32_t b) {
+  return static_cast<std::int32_t>(Product(a, b) >> 32);
+}
+
+// What the codes of a cell mean for pixels.
 //   k: the factor of the exposure.
 inline void Translate(const std::int8_t* codes, std::int32_t k,
                       std::int32_t* values) {
-  std::int32_t map[kMaps];
-  for (int i = 1; i < kMaps; ++i) {
-    map[i] = kValueTable[codes[i] + 128];
+  std::int32_t code[kMaps];
+  for (int i = 3; i < kMaps; ++i) {
+    code[i] = codes[i] - kOutputZeroPoint;
   }
   values[0] = Smaller(Brighter(kGainTable[codes[0] + 128], k), kLargestGain);
-  values[1] = Smaller(Brighter(Larger(map[1], 0), k), kLargestRootGain);
-  values[2] = Smaller(Larger(map[2] + kHalf, 0), kOne);
-  values[3] = map[3] - map[6] - map[7];
-  values[4] = map[6];
-  values[5] = map[7];
-  values[6] = map[8];
-  values[7] = map[4] - map[8] - map[9];
-  values[8] = map[9];
-  values[9] = map[10];
-  values[10] = map[11];
-  values[11] = map[5] - map[10] - map[11];
-  for (int i = 12; i < kMaps; ++i) {
-    values[i] = Brighter(map[i], k);
-  }
+  values[1] =
+      Smaller(Brighter(kRootGainTable[codes[1] + 128], k), kLargestRootGain);
+  values[2] = kRollOffTable[codes[2] + 128];
+  values[3] = code[3] - code[6] - code[7];
+  values[4] = code[6];
+  values[5] = code[7];
+  values[6] = code[8];
+  values[7] = code[4] - code[8] - code[9];
+  values[8] = code[9];
+  values[9] = code[10];
+  values[10] = code[11];
+  values[11] = code[5] - code[10] - code[11];
+  values[12] = code[12];
+  values[13] = code[13];
+  values[14] = code[14];
 }
 
 // gain * level + root gain * root of the level, 16 bits after the point.
@@ -132,35 +134,15 @@ inline std::int32_t Raise(int level, std::int32_t gain,
   return gain * level + (root_gain * kRootTable[level] >> kRootBits);
 }
 
-// The high 32 bits of a product, one instruction of the Cortex-M4.
-inline std::int32_t High(std::int32_t a, std::int32_t b) {
-  return static_cast<std::int32_t>(Product(a, b) >> 32);
-}
-
-// Hides that a value is not negative. A compiler that knows takes three
-// instructions for `High` instead of one.
-inline std::int32_t AnySign(std::int32_t value) {
-  asm("" : "+r"(value));
-  return value;
-}
-
-// A raised level divided, 31 bits after the point.
+// A raised level divided, from 0 to kWhite.
 inline std::int32_t Divide(std::int32_t raised, std::uint32_t reciprocal) {
-  return AnySign(static_cast<std::int32_t>(
-      (static_cast<std::uint32_t>(raised) >> 10) * reciprocal >> 1));
-}
-
-// A colour as a level; `change` has 15 bits after the point, `curve` and
-// `fading` have 31.
-inline std::uint8_t ToLevel(std::int32_t curve, std::int32_t fading,
-                            std::int32_t change) {
-  const std::int32_t sum = (curve >> 16) + High(fading, 2 * change);
-  return static_cast<std::uint8_t>(
-      (Smaller(Larger(sum, 0), kWhite) * 255 + (1 << 14)) >> 15);
+  return static_cast<std::int32_t>((static_cast<std::uint32_t>(raised) >> 10) *
+                                       reciprocal >>
+                                   (32 - kWhiteBits));
 }
 
 // A factor on its way from the centre of one cell, `a`, to that of the next,
-// `b`: 16 bits after the point.
+// `b`, times kGrid.
 struct Factor {
   Factor(std::int32_t a, std::int32_t b)
       : value((kGrid - kFirst) * a + kFirst * b), step(kStep * (b - a)) {}
@@ -168,15 +150,15 @@ struct Factor {
   std::int32_t value, step;
 };
 
-// A pixel after the curve: its colours, 31 bits after the point, and how much
-// of a change of colour it gets.
+// A pixel after the curve, from 0 to kWhite, and how much of a change of colour
+// it gets, times 2^16.
 struct Raised {
   std::int32_t red, green, blue, fading;
 };
 
 // Raises `count` dark pixels along the curve of their cells, one curve and one
 // divisor for all colours, so that their hue stays.
-//   a, b: what `Translate` made of the cells to their left and right.
+//   a, b: of the cells to their left and right.
 inline void RaiseRun(const std::uint8_t* frame, int count,
                      const std::int32_t* a, const std::int32_t* b,
                      Raised* raised) {
@@ -190,12 +172,13 @@ inline void RaiseRun(const std::uint8_t* frame, int count,
     const std::int32_t highest = Larger(red, Larger(green, blue));
     const std::int32_t rise =
         (gain.value + root_gain.value - (1 << 16)) * level;
-    const std::int32_t divisor = Larger(
-        (255 << 16) + High(AnySign(roll_off.value << 14), rise) * 4, highest);
+    const std::int32_t divisor =
+        Larger((255 << 16) + High(roll_off.value << 14, rise) * 4, highest);
     const std::uint32_t reciprocal =
         0xFFFFFFFFu / (static_cast<std::uint32_t>(divisor) >> 10);
     *raised = {Divide(red, reciprocal), Divide(green, reciprocal),
-               Divide(blue, reciprocal), kFull - Divide(highest, reciprocal)};
+               Divide(blue, reciprocal),
+               (kWhite - Divide(highest, reciprocal)) << 16};
     gain.value += gain.step;
     root_gain.value += root_gain.step;
     roll_off.value += roll_off.step;
@@ -205,19 +188,23 @@ inline void RaiseRun(const std::uint8_t* frame, int count,
 // Changes colour `c` of `count` raised pixels and writes it to every third
 // byte. The change fades where a pixel is bright.
 inline void ChangeRun(const Raised* raised, int count, const std::int32_t* a,
-                      const std::int32_t* b, int c, std::uint8_t* row) {
+                      const std::int32_t* b, std::int32_t k, int c,
+                      std::uint8_t* row) {
   const int first = 3 + 3 * c;
   Factor of_red(a[first], b[first]), of_green(a[first + 1], b[first + 1]),
       of_blue(a[first + 2], b[first + 2]), offset(a[12 + c], b[12 + c]);
   for (; count > 0; --count, ++raised, row += 3) {
-    const std::int32_t change = High(of_red.value, raised->red) +
-                                High(of_green.value, raised->green) +
-                                High(of_blue.value, raised->blue) +
-                                (offset.value >> 1);
-    row[c] = ToLevel(c == 0   ? raised->red
-                     : c == 1 ? raised->green
-                              : raised->blue,
-                     raised->fading, change);
+    const std::int32_t sum =
+        of_red.value * raised->red + of_green.value * raised->green +
+        of_blue.value * raised->blue + offset.value * k;
+    const std::int32_t curve = c == 0   ? raised->red
+                               : c == 1 ? raised->green
+                                        : raised->blue;
+    const std::int32_t result =
+        curve + High(raised->fading, High(sum, kValueScale));
+    row[c] = static_cast<std::uint8_t>(
+        (Smaller(Larger(result, 0), kWhite) * 255 + (1 << (kWhiteBits - 1))) >>
+        kWhiteBits);
     of_red.value += of_red.step;
     of_green.value += of_green.step;
     of_blue.value += of_blue.step;
@@ -284,7 +271,7 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
     Raised raised[kCell];
     RaiseRun(pixel, pixels, a, b, raised);
     for (int c = 0; c < 3; ++c) {
-      ChangeRun(raised, pixels, a, b, c, row);
+      ChangeRun(raised, pixels, a, b, k, c, row);
     }
     pixel += 2 * pixels;
     row += 3 * pixels;

@@ -38,7 +38,9 @@ def other_cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     shutil.copytree(SKETCH, sketch)
     tables = head_tables(0.0999, -128 if cell % 2 else 127, cell=cell)  # the largest sums there can be
     set_constants(sketch, **_sizes(160, 120, cell))
-    set_arrays(sketch / "model_data.cpp", kGainTable=tables.gain, kValueTable=tables.value)
+    set_constants(sketch, kValueScale=tables.scale, kOutputZeroPoint=tables.zero_point)
+    set_arrays(sketch / "model_data.cpp", kGainTable=tables.gain, kRootGainTable=tables.root_gain,
+               kRollOffTable=tables.roll_off)
     return cell, tables, compiled(sketch, folder)
 
 
@@ -69,11 +71,11 @@ def small_sketch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sketch = tmp_path_factory.mktemp("small") / "sketch"
     shutil.copytree(SKETCH, sketch)
     set_constants(sketch, **_sizes(80, 60, 5), kModelSize=len(model), kOutputScale=f"{scale:.9g}f",
-                  kOutputZeroPoint=zero_point)
+                  kOutputZeroPoint=zero_point, kValueScale=tables.scale)
     header = (sketch / "model_data.h").read_text()
     (sketch / "model_data.h").write_text(re.sub('"[0-9a-f]{64}"', f'"{hashlib.sha256(model).hexdigest()}"', header))
     set_arrays(sketch / "model_data.cpp", kModelData=(f"0x{byte:02x}" for byte in model), kGainTable=tables.gain,
-               kValueTable=tables.value)
+               kRootGainTable=tables.root_gain, kRollOffTable=tables.roll_off)
     set_arrays(sketch / "golden_vectors.cpp", kGoldenInput=golden.ravel(),
                kGoldenOutput=interpreter.get_output(0).ravel())
     return sketch

@@ -11,7 +11,7 @@ from sketch_tools import EMULATOR, HERE, SKETCH, WARNINGS, need, run
 
 from conversion.mirnet.pixels import HeadTables, apply_maps, model_input
 
-CONVERSIONS = 4_500_000  # instructions a frame, into the model and out of it
+CONVERSIONS = 6_000_000  # instructions a frame, into the model and out of it
 
 
 @pytest.fixture(scope="module")
