@@ -1,6 +1,8 @@
 """Compact networks: an independent second implementation, the colour maps, sizes and configurations."""
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ def described(rows, image, config):
 
     b, c, h, w = image.shape
     s, block = config.cell, "body.0.body.0"
-    cells = image.reshape(b, c, h // s, s, w // s, s).permute(0, 1, 3, 5, 2, 4).reshape(b, c * s * s, h // s, w // s)
+    cells = image.sqrt().reshape(b, c, h // s, s, w // s, s).permute(0, 1, 3, 5, 2, 4).reshape(b, c * s * s, h // s, w // s)
     start = conv("conv_in", cells)
     fine = attention(f"{block}.blocks.0.0", start)
     coarse = attention(f"{block}.blocks.1.0", conv(f"{block}.down.{config.widths[0]}_2.body.0.0", fine, stride=2))
@@ -50,27 +52,67 @@ def test_the_core_equals_the_description(config):
     assert maps.shape == (2, config.maps, 4, 6) and model.multiple == 2 * config.cell
 
 
+# The head once more, pixel by pixel in plain numbers.
+def head(pixel, cell, exposure):
+    channels, k = len(pixel), 2 ** (exposure / 2.2)
+    gain, root_gain = k * math.exp(4 * max(cell[0], 0)), k * max(cell[1], 0)
+    roll_off = min(max(cell[2] + 0.5, 0), 1)
+    tint, share, offset = cell[3:3 + channels], cell[3 + channels:-channels], cell[-channels:]
+    raised = [gain * level + root_gain * math.sqrt(level) for level in pixel]
+    divisor = max(1 + roll_off * (gain + root_gain - 1) * max(pixel), max(raised))
+    r = [level / divisor for level in raised]
+    shares = iter(share)
+    return [r[c] + (1 - max(r)) * (tint[c] * r[c] + k * offset[c]
+                                   + sum(next(shares) * (r[d] - r[c]) for d in range(channels) if d != c))
+            for c in range(channels)]
+
+
+@pytest.mark.parametrize("exposure", [0.0, -2.5, 4.0])
 @pytest.mark.parametrize("channels", [3, 1])
-def test_maps_are_a_colour_matrix_of_levels_and_roots_and_an_offset(channels):
+def test_maps_are_a_curve_and_a_colour_change(channels, exposure):
     model = CompactMIRNet(CompactConfig(in_channels=channels, cell=4)).double()
-    image = torch.rand(2, channels, 8, 12, dtype=torch.float64)
-    assert torch.equal(model.restore(image, torch.zeros(2, model.config.maps, 2, 3)), image)
-    cell = 0.2 * torch.randn(model.config.maps, dtype=torch.float64)
-    matrix = torch.eye(channels, dtype=torch.float64)
-    matrix[~torch.eye(channels, dtype=torch.bool)] = cell[channels:channels * channels]
-    gain, root_gain = (4 * cell[:channels]).exp(), cell[-channels:]
-    raised = gain[:, None, None] * image + root_gain[:, None, None] * image.sqrt()
-    expected = torch.einsum("cd,bdhw->bchw", matrix, raised)
-    expected = expected + cell[channels * channels:channels * (channels + 1), None, None]
-    output = model.restore(image, cell[None, :, None, None].expand(2, -1, 2, 3))
-    torch.testing.assert_close(output, expected)
+    image = torch.rand(1, channels, 8, 8, dtype=torch.float64)
+    for cell in 0.4 * torch.randn(20, model.config.maps, dtype=torch.float64):
+        output = model.restore(image, cell[None, :, None, None].expand(1, -1, 2, 2), exposure=exposure)
+        for y, x in ((0, 0), (3, 7), (5, 2)):
+            expected = head(image[0, :, y, x].tolist(), cell.tolist(), exposure)
+            assert output[0, :, y, x].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def any_maps(model, rows, columns):
+    return 2 * torch.rand(40, model.config.maps, rows, columns, dtype=torch.float64) - 1
+
+
+def test_light_stays_light():
+    """Whatever the maps: white stays white, no hue turns and nothing gets darker by the curve."""
+    model = CompactMIRNet().double()
+    maps = any_maps(model, 2, 4)
+    curve = torch.cat([maps[:, :3], torch.zeros_like(maps[:, 3:])], 1)
+    white = torch.ones(40, 3, 10, 20, dtype=torch.float64)
+    torch.testing.assert_close(model.restore(white, maps), white)
+    image = torch.rand(40, 3, 10, 20, dtype=torch.float64)
+    raised = model.restore(image, curve)
+    assert (raised >= image - 1e-9).all() and (raised <= 1 + 1e-9).all()
+    assert torch.equal(raised.argsort(1), image.argsort(1))
+    grey = image[:, :1].expand(-1, 3, -1, -1)
+    result = model.restore(grey, curve)
+    torch.testing.assert_close(result, result[:, :1].expand(-1, 3, -1, -1))
+
+
+def test_brighter_with_exposure():
+    model = CompactMIRNet().double()
+    maps, image = any_maps(model, 2, 4), torch.rand(40, 3, 10, 20, dtype=torch.float64)
+    maps[:, 3:] = 0
+    steps = [model.restore(image, maps, exposure=ev) for ev in (-4, -1, 0, 0.5, 4)]
+    for darker, brighter in zip(steps, steps[1:]):
+        assert (brighter >= darker - 1e-9).all() and brighter.mean() > darker.mean()
 
 
 def test_maps_are_enlarged_as_torch_does():
     model = CompactMIRNet(CompactConfig(in_channels=1))
-    maps = torch.zeros(1, 3, 4, 6)
-    maps[:, 1] = torch.rand(4, 6)  # offsets alone: the restored image is the image and the enlarged map
-    expected = F.interpolate(maps[:, 1:2], scale_factor=5, mode="bilinear")
+    maps = torch.zeros(1, 5, 4, 6)
+    maps[:, 4] = torch.rand(4, 6)  # offsets alone: the restored black image is the enlarged map
+    expected = F.interpolate(maps[:, 4:], scale_factor=5, mode="bilinear")
     torch.testing.assert_close(model.restore(torch.zeros(1, 1, 20, 30), maps), expected, rtol=0, atol=1e-6)
 
 

@@ -41,18 +41,23 @@ def test_config_survives_json(config):
 def test_configurations_of_version_0_1():
     assert config_from_dict(PUBLISHED_0_1) == MIRNetConfig()
     assert config_from_dict(PUBLISHED_0_1 | {"n_feat": 8, "height": 2}) == MIRNetConfig(n_feat=8, height=2)
-    assert config_from_dict(MCU_0_1) == CompactConfig()
-    assert config_from_dict(MCU_0_1 | {"shuffle": 4, "widths": [8, 16]}) == CompactConfig(cell=4, widths=(8, 16))
 
 
 @pytest.mark.parametrize("fields, changes, word", [
-    (MCU_0_1, {"exchange": "full"}, "exchange='full'"), (MCU_0_1, {"attention": "dual"}, "attention='dual'"),
     (PUBLISHED_0_1, {"gate": "hard_sigmoid"}, "gate='hard_sigmoid'"),
-    (PUBLISHED_0_1, {"head": "affine"}, "version 0.1"),
-    (MCU_0_1, {"widths": None}, "widths")], ids=str)
-def test_networks_that_only_version_0_1_had_are_named(fields, changes, word):
+    (PUBLISHED_0_1, {"head": "affine"}, "version 0.1"), (MCU_0_1, {}, "version 0.1"),
+    (CompactConfig().to_dict(), {"head": "affine"}, "another head"),
+    (CompactConfig().to_dict(), {"head": 3}, "another head")], ids=str)
+def test_networks_of_earlier_versions_are_named(fields, changes, word):
     with pytest.raises(ValueError, match=word):
         config_from_dict(fields | changes)
+
+
+def test_a_compact_network_without_a_head_has_the_earlier_one():
+    fields = CompactConfig().to_dict()
+    del fields["head"]
+    with pytest.raises(ValueError, match="another head .'affine', not 'curve'.*train it anew"):
+        config_from_dict(fields)
 
 
 def test_unknown_kinds_and_fields_are_named():

@@ -11,7 +11,7 @@ namespace mirnet {
 constexpr std::size_t kModelSize = 38688;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "8721e1a1c4af1c22abbefb2f11898f1a38d41b3361c6c2b8cb8af0e87ab27414";
+    "e1bd8b0dcca551404ea10304697516511ef5507ce8b27836344f3112e0e27f8b";
 
 // real value = scale * (code - zero point); a real value of 1 is white.
 constexpr int kInputHeight = 24;
@@ -25,8 +25,8 @@ constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 15;
 constexpr std::size_t kOutputSize = 11520;
-constexpr float kOutputScale = 0.035499271f;
-constexpr int kOutputZeroPoint = -74;
+constexpr float kOutputScale = 0.0431167632f;
+constexpr int kOutputZeroPoint = -55;
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kCell x kCell pixels. Channel
@@ -44,13 +44,13 @@ constexpr std::size_t kFlashLimit = 350000;
 // For every cell log gain, root gain, roll-off, 3 tints, 6 shares (0,1), (0,2),
 // (1,0), (1,2), (2,0), (2,1) and 3 offsets. Entry code + 128 of a table is what
 // a code of the first three stands for, times 2^16 / g^2 with g = kCell if that
-// is odd, else 2 * kCell. The others are codes; kValueScale is what one is worth
-// after products with colours of kWhiteBits and with g^2. pixels.cpp has the
-// formula.
+// is odd, else 2 * kCell. The others are codes; kValueScale is what one is
+// worth after products with colours of kWhiteBits and with g^2. pixels.cpp has
+// the formula.
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kRootGainTable[256];
 extern const std::int32_t kRollOffTable[256];
-constexpr std::int32_t kValueScale = 24394913;
+constexpr std::int32_t kValueScale = 29629614;
 constexpr int kWhiteBits = 14;
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = 3;

@@ -40,10 +40,11 @@ static_assert(kInputHeight == kOutputHeight && kInputWidth == kOutputWidth &&
 static_assert(kCell <= 5,
               "the tables are too coarse for cells above 5x5 pixels: train a "
               "network with smaller cells");
-static_assert(kInputZeroPoint == -128 && kInputScale * 255 > 0.999999f &&
-                  kInputScale * 255 < 1.000001f,
-              "a code of the input must be a root of a level minus 128: calibrate "
-              "with inputs from 0 to 1 and convert again");
+static_assert(
+    kInputZeroPoint == -128 && kInputScale * 255 > 0.999999f &&
+        kInputScale * 255 < 1.000001f,
+    "a code of the input must be a root of a level minus 128: calibrate "
+    "with inputs from 0 to 1 and convert again");
 static_assert(kOutputScale < 0.1f,
               "the output's scale must be below 0.1, or sums of 32 bits "
               "overflow: train a network whose maps stay within a few units");
@@ -194,9 +195,9 @@ inline void ChangeRun(const Raised* raised, int count, const std::int32_t* a,
   Factor of_red(a[first], b[first]), of_green(a[first + 1], b[first + 1]),
       of_blue(a[first + 2], b[first + 2]), offset(a[12 + c], b[12 + c]);
   for (; count > 0; --count, ++raised, row += 3) {
-    const std::int32_t sum =
-        of_red.value * raised->red + of_green.value * raised->green +
-        of_blue.value * raised->blue + offset.value * k;
+    const std::int32_t sum = of_red.value * raised->red +
+                             of_green.value * raised->green +
+                             of_blue.value * raised->blue + offset.value * k;
     const std::int32_t curve = c == 0   ? raised->red
                                : c == 1 ? raised->green
                                         : raised->blue;

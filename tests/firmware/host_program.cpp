@@ -26,7 +26,8 @@ void Write(const void* data, std::size_t size) {
   std::fwrite(data, 1, size, stdout);
 }
 
-// Frames and maps in, an exposure as argument; inputs of the model, the way back, restored pictures out.
+// Frames and maps in, an exposure as argument; inputs of the model, the way
+// back, restored pictures out.
 int Pixels(int exposure) {
   std::vector<std::uint8_t> frame(mirnet::kFrameSize);
   std::vector<std::int8_t> maps(mirnet::kOutputSize);

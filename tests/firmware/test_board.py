@@ -20,8 +20,8 @@ def test_budget(host_program, model_constants: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("constant, value, said", [
     ("kArenaBytes", "160000", "take too much memory"), ("kArenaBytes", "130008", "steps of 16 bytes"),
-    ("kModelSize", "350001", "takes too much flash"), ("kInputZeroPoint", "0", "8-bit level"),
-    ("kInputScale", "0.0041f", "8-bit level"), ("kOutputChannels", "6", "another head"),
+    ("kModelSize", "350001", "takes too much flash"), ("kInputZeroPoint", "0", "root of a level"),
+    ("kInputScale", "0.0041f", "root of a level"), ("kOutputChannels", "6", "another head"),
     ("kInputChannels", "48", "no cells of RGB"), ("kOutputWidth", "16", "another size than the cells"),
     ("kCell", "6", "above 5x5"), ("kOutputScale", "0.1f", "must be below 0.1")])
 def test_a_model_that_does_not_suit_does_not_compile(tmp_path: Path, constant: str, value: str, said: str) -> None:

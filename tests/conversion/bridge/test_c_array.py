@@ -10,7 +10,7 @@ from tiny_models import small_network
 from conversion.bridge.c_array import read_c_array, write_golden_vectors, write_model_data
 from conversion.bridge.cost import cost
 from conversion.bridge.graph import read_graph
-from conversion.mirnet.pixels import ROOTS, head_tables
+from conversion.mirnet.pixels import BRIGHTER, ROOTS, head_tables
 from conversion.mirnet.sketch import SKETCH, header
 from mirnet_torch.compact import CompactConfig
 
@@ -51,9 +51,12 @@ int main() {
   std::fwrite(kGoldenInput, 1, sizeof(kGoldenInput), file);
   std::fwrite(kGoldenOutput, 1, sizeof(kGoldenOutput), file);
   std::fwrite(kGainTable, 1, sizeof(kGainTable), file);
-  std::fwrite(kShareTable, 1, sizeof(kShareTable), file);
-  std::fwrite(kOffsetTable, 1, sizeof(kOffsetTable), file);
+  std::fwrite(kRootGainTable, 1, sizeof(kRootGainTable), file);
+  std::fwrite(kRollOffTable, 1, sizeof(kRollOffTable), file);
   std::fwrite(kRootTable, 1, sizeof(kRootTable), file);
+  std::fwrite(kBrighterTable, 1, sizeof(kBrighterTable), file);
+  const std::int32_t scale = kValueScale;
+  std::fwrite(&scale, 1, sizeof(scale), file);
   return std::fclose(file);
 }
 """
@@ -108,8 +111,9 @@ def test_the_compiler_reads_back_every_byte(generated):
     assert np.array_equal(golden_input, codes)
     assert np.count_nonzero(run_micro(model, golden_input).ravel() != golden_output) == 0
     tables = head_tables(maps.scale, maps.zero_point, cell=CONFIG.cell)
-    content = [table.tobytes() for table in vars(tables).values()]
-    assert rest[golden_output.size:] == b"".join([*content, ROOTS.astype(np.uint16).tobytes()])
+    assert rest[golden_output.size:] == b"".join([
+        tables.gain.tobytes(), tables.root_gain.tobytes(), tables.roll_off.tobytes(), ROOTS.astype(np.uint16).tobytes(),
+        BRIGHTER.astype(np.uint16).tobytes(), np.int32(tables.scale).tobytes()])
 
 
 def _hex(value: float) -> str:
