@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mirnet_torch.model import DAU, RRG, Resample, conv_same, pad_image, require_integers, total
 
 LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: gains up to e**4 and offsets of -1 to 1 share the range [-1, 1]
+SHARPNESS = 8.0  # of the softplus of gains; a microcontroller has tables, and no gain can stop learning as with a ReLU
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,8 @@ class CompactMIRNet(nn.Module):
         C (C - 1) shares and C offsets.
         """
         gain, root_gain, roll_off, colours = maps.split([1, 1, 1, maps.shape[1] - 3], 1)
-        return torch.cat([(LOG_GAIN_SCALE * gain.clamp(min=0)).exp(), root_gain.clamp(min=0),
-                          (roll_off + 0.5).clamp(0, 1), colours], 1)
+        positive = [F.softplus(each, beta=SHARPNESS) for each in (gain, root_gain)]
+        return torch.cat([(LOG_GAIN_SCALE * positive[0]).exp(), positive[1], (4 * roll_off).sigmoid(), colours], 1)
 
     def recolour(self, image: Tensor, factors: Tensor, *, exposure: float = 0.0) -> Tensor:
         """Apply to every pixel of (B, C, H, W) its own factors, (B, 3 + C (C + 1), H, W).

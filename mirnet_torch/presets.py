@@ -71,6 +71,7 @@ _PUBLISHED_0_1 = {"shuffle": 1, "widths": None, "activation": "prelu", "gate": "
                   "resample": "residual", "spatial_kernel": 5, "tail_kernel": 3, "attention": "dual",
                   "fusion": "selective", "head": "residual"}
 
+
 def _from_version_0_1(fields: dict[str, Any]) -> dict[str, Any]:
     if _PUBLISHED_0_1.items() <= fields.items():
         return {name: value for name, value in fields.items() if name not in _PUBLISHED_0_1}

@@ -27,7 +27,8 @@ def described(rows, image, config):
 
     b, c, h, w = image.shape
     s, block = config.cell, "body.0.body.0"
-    cells = image.sqrt().reshape(b, c, h // s, s, w // s, s).permute(0, 1, 3, 5, 2, 4).reshape(b, c * s * s, h // s, w // s)
+    cells = image.sqrt().reshape(b, c, h // s, s, w // s, s).permute(0, 1, 3, 5, 2, 4)
+    cells = cells.reshape(b, c * s * s, h // s, w // s)
     start = conv("conv_in", cells)
     fine = attention(f"{block}.blocks.0.0", start)
     coarse = attention(f"{block}.blocks.1.0", conv(f"{block}.down.{config.widths[0]}_2.body.0.0", fine, stride=2))
@@ -55,8 +56,9 @@ def test_the_core_equals_the_description(config):
 # The head once more, pixel by pixel in plain numbers.
 def head(pixel, cell, exposure):
     channels, k = len(pixel), 2 ** (exposure / 2.2)
-    gain, root_gain = k * math.exp(4 * max(cell[0], 0)), k * max(cell[1], 0)
-    roll_off = min(max(cell[2] + 0.5, 0), 1)
+    gain, root_gain = (math.log(1 + math.exp(8 * value)) / 8 for value in cell[:2])
+    gain, root_gain = k * math.exp(4 * gain), k * root_gain
+    roll_off = 1 / (1 + math.exp(-4 * cell[2]))
     tint, share, offset = cell[3:3 + channels], cell[3 + channels:-channels], cell[-channels:]
     raised = [gain * level + root_gain * math.sqrt(level) for level in pixel]
     divisor = max(1 + roll_off * (gain + root_gain - 1) * max(pixel), max(raised))

@@ -3,11 +3,12 @@
 Before the model: 8-bit RGB becomes the model's int8 input, as in `CompactMIRNet.to_core`. After the model:
 `CompactMIRNet.factors` and `recolour` for 8-bit colours, whose docstrings have the formula and its symbols.
 
-How they work in integers. Three tables of 256 entries, made from the scale and zero point of the model's output, turn a
-code into a gain, root gain or roll-off, times `one`. Tints, shares and offsets stay codes, less the zero point. Bilinear
-enlarging by the side of a cell, s pixels, uses 2 x 2 cells with integer weights that sum to grid**2, where grid is 2 s
-for even s and s for odd s. `one` is chosen so that grid**2 * one = 2**16: enlarged table values have 16 fractional bits.
-Square roots come from a table, `ROOTS`, with 3 fractional bits, and the factor k of an exposure from `BRIGHTER`, with 14.
+How they work in integers. Three tables of 256 entries, made from the scale and zero point of the model's output, turn
+a code into a gain, root gain or roll-off, times `one`. Tints, shares and offsets stay codes, less the zero point.
+Bilinear enlarging by the side of a cell, s pixels, uses 2 x 2 cells with integer weights that sum to grid**2, where
+grid is 2 s for even s and s for odd s. `one` is chosen so that grid**2 * one = 2**16: enlarged table values have 16
+fractional bits. Square roots come from a table, `ROOTS`, with 3 fractional bits, and the factor k of an exposure from
+`BRIGHTER`, with 14.
 
 A pixel has one curve and one division: u and the divisor are levels with 16 fractional bits, below 2**31, r has 14. The
 colour change is a 3x3 matrix of r, since tint[c] r[c] + sum share[c, d] (r[d] - r[c]) has the diagonal
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mirnet_torch.cli import UserError
-from mirnet_torch.compact import LOG_GAIN_SCALE
+from mirnet_torch.compact import LOG_GAIN_SCALE, SHARPNESS
 
 LARGEST_CELL = 5
 LARGEST_SCALE = 0.1  # of the model's output, so that sums fit 32 bits
@@ -49,10 +50,10 @@ WHITE = (1 << WHITE_BITS) - 1  # full scale of a restored colour
 class HeadTables:
     """The meaning of every output code of the model. Entry code + 128 of a table belongs to the int8 `code`."""
 
-    gain: np.ndarray  # exp(LOG_GAIN_SCALE * value) * one, from one up to below 64
-    root_gain: np.ndarray  # value * one, from 0 to 12
-    roll_off: np.ndarray  # (value + 0.5) * one, from 0 to one
-    scale: int  # what a sum of codes, times r and enlarged, is worth: value / grid**2, with 34 fractional bits
+    gain: np.ndarray  # times one, from one up to below 64
+    root_gain: np.ndarray  # times one, from 0 to 12
+    roll_off: np.ndarray  # times one, from 0 to one
+    scale: int  # what tints, shares and offsets of one code are worth: value / grid**2, with 34 fractional bits
     zero_point: int  # their code for 0
 
 
@@ -68,10 +69,12 @@ def head_tables(scale: float, zero_point: int, *, cell: int) -> HeadTables:
                         "network with smaller cells and maps of a few units, or convert with --target litert")
     one = one_of(cell)
     value = np.float64(np.float32(scale)) * (CODES - zero_point)
-    gain = np.minimum(np.exp(np.clip(LOG_GAIN_SCALE * value, 0.0, 10.0)) * one, largest_gain(cell))
-    tables = (gain, value.clip(0, LARGEST_ROOT_GAIN) * one, (value + 0.5).clip(0, 1) * one)
-    return HeadTables(*(np.rint(entries).astype(np.int32) for entries in tables),
-                      round(np.float64(np.float32(scale)) / _grid(cell) ** 2 * 2 ** 34), zero_point)
+    positive = np.logaddexp(0, SHARPNESS * value) / SHARPNESS
+    gain = np.minimum(np.exp(np.minimum(LOG_GAIN_SCALE * positive, 10.0)) * one, largest_gain(cell))
+    tables = (gain, positive.clip(max=LARGEST_ROOT_GAIN) * one, one / (1 + np.exp(-4 * value)))
+    gains, root_gains, roll_offs = (np.rint(entries).astype(np.int32) for entries in tables)
+    return HeadTables(gains, root_gains, roll_offs, round(float(np.float32(scale)) / _grid(cell) ** 2 * 2 ** 34),
+                      zero_point)
 
 
 def one_of(cell: int) -> float:
@@ -130,7 +133,7 @@ def apply_maps(rgb: np.ndarray, maps: np.ndarray, tables: HeadTables, *, exposur
 
 
 def _factors(maps: np.ndarray, tables: HeadTables, cell: int, exposure: int) -> np.ndarray:
-    """Return k gain, k root gain and roll-off, times one, then the matrix by rows and offsets, in codes: (H/s, W/s, 15)."""
+    """Return k gain, k root gain and roll-off, times one, then matrix by rows and offsets, in codes: (H/s, W/s, 15)."""
     def brighter(values: np.ndarray) -> np.ndarray:
         k = BRIGHTER[exposure + LARGEST_EXPOSURE]
         return values.astype(np.int64) * k + (1 << BRIGHTER_BITS - 1) >> BRIGHTER_BITS

@@ -113,8 +113,9 @@ extern const std::uint16_t kBrighterTable[2 * kLargestExposure + 1];
 """
     definitions = "\n".join(
         f"const std::{kind}_t k{name}Table[{len(values)}] = {{\n{array_rows(map(str, values), 6)}\n}};\n"
-        for name, kind, values in (("Gain", "int32", tables.gain), ("RootGain", "int32", tables.root_gain),
-                                   ("RollOff", "int32", tables.roll_off), ("Root", "uint16", ROOTS), ("Brighter", "uint16", BRIGHTER)))
+        for name, kind, values in (
+            ("Gain", "int32", tables.gain), ("RootGain", "int32", tables.root_gain),
+            ("RollOff", "int32", tables.roll_off), ("Root", "uint16", ROOTS), ("Brighter", "uint16", BRIGHTER)))
     return Extra(declarations, definitions)
 
 

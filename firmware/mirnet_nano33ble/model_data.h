@@ -8,10 +8,10 @@
 namespace mirnet {
 
 // The .tflite file, and the SHA-256 of its bytes.
-constexpr std::size_t kModelSize = 38688;
+constexpr std::size_t kModelSize = 38720;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "e1bd8b0dcca551404ea10304697516511ef5507ce8b27836344f3112e0e27f8b";
+    "c276e53adc26369c30c338024653aaba7536f26202c26ec3a8791a72de5f74d7";
 
 // real value = scale * (code - zero point); a real value of 1 is white.
 constexpr int kInputHeight = 24;
@@ -25,8 +25,8 @@ constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 15;
 constexpr std::size_t kOutputSize = 11520;
-constexpr float kOutputScale = 0.0431167632f;
-constexpr int kOutputZeroPoint = -55;
+constexpr float kOutputScale = 0.0232390016f;
+constexpr int kOutputZeroPoint = 57;
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kCell x kCell pixels. Channel
@@ -50,7 +50,7 @@ constexpr std::size_t kFlashLimit = 350000;
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kRootGainTable[256];
 extern const std::int32_t kRollOffTable[256];
-constexpr std::int32_t kValueScale = 29629614;
+constexpr std::int32_t kValueScale = 15969720;
 constexpr int kWhiteBits = 14;
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = 3;
