@@ -23,9 +23,6 @@ from torch import Tensor, nn
 
 from mirnet_torch.model import DAU, RRG, Resample, conv_same, pad_image, require_integers, total
 
-LOG_GAIN_SCALE = 4.0  # log gain = 4 * map: gains up to e**4 and offsets of -1 to 1 share the range [-1, 1]
-SHARPNESS = 8.0  # of the softplus of gains; a microcontroller has tables, and no gain can stop learning as with a ReLU
-
 
 @dataclass(frozen=True)
 class CompactConfig:
@@ -193,11 +190,14 @@ class CompactMIRNet(nn.Module):
         """Turn maps into factors, position by position: (B, 3 + C (C + 1), H, W) -> the same.
 
         They are, for C colours, a gain from 1 up, a root gain from 0 up, a roll-off from 0 to 1, then C tints,
-        C (C - 1) shares and C offsets.
+        C (C - 1) shares and C offsets. The first three are smooth functions, so none can stop learning as a ReLU can,
+        and a microcontroller has a table for each. All maps have about the same range, since they share one int8 scale.
         """
         gain, root_gain, roll_off, colours = maps.split([1, 1, 1, maps.shape[1] - 3], 1)
-        positive = [F.softplus(each, beta=SHARPNESS) for each in (gain, root_gain)]
-        return torch.cat([(LOG_GAIN_SCALE * positive[0]).exp(), positive[1], (4 * roll_off).sigmoid(), colours], 1)
+        channels = self.config.in_channels
+        gain, root_gain, roll_off, change, offset = maps.split([1, 1, 1, channels * channels, channels], 1)
+        return torch.cat([(F.softplus(4 * gain) / 2).exp(), F.softplus(8 * root_gain) / 8, (16 * roll_off).sigmoid(),
+                          change, offset / 2], 1)
 
     def recolour(self, image: Tensor, factors: Tensor, *, exposure: float = 0.0) -> Tensor:
         """Apply to every pixel of (B, C, H, W) its own factors, (B, 3 + C (C + 1), H, W).

@@ -56,15 +56,14 @@ def test_the_core_equals_the_description(config):
 # The head once more, pixel by pixel in plain numbers.
 def head(pixel, cell, exposure):
     channels, k = len(pixel), 2 ** (exposure / 2.2)
-    gain, root_gain = (math.log(1 + math.exp(8 * value)) / 8 for value in cell[:2])
-    gain, root_gain = k * math.exp(4 * gain), k * root_gain
-    roll_off = 1 / (1 + math.exp(-4 * cell[2]))
+    gain, root_gain = k * math.sqrt(1 + math.exp(4 * cell[0])), k * math.log(1 + math.exp(8 * cell[1])) / 8
+    roll_off = 1 / (1 + math.exp(-16 * cell[2]))
     tint, share, offset = cell[3:3 + channels], cell[3 + channels:-channels], cell[-channels:]
     raised = [gain * level + root_gain * math.sqrt(level) for level in pixel]
     divisor = max(1 + roll_off * (gain + root_gain - 1) * max(pixel), max(raised))
     r = [level / divisor for level in raised]
     shares = iter(share)
-    return [r[c] + (1 - max(r)) * (tint[c] * r[c] + k * offset[c]
+    return [r[c] + (1 - max(r)) * (tint[c] * r[c] + k * offset[c] / 2
                                    + sum(next(shares) * (r[d] - r[c]) for d in range(channels) if d != c))
             for c in range(channels)]
 
@@ -113,8 +112,8 @@ def test_brighter_with_exposure():
 def test_maps_are_enlarged_as_torch_does():
     model = CompactMIRNet(CompactConfig(in_channels=1))
     maps = torch.zeros(1, 5, 4, 6)
-    maps[:, 4] = torch.rand(4, 6)  # offsets alone: the restored black image is the enlarged map
-    expected = F.interpolate(maps[:, 4:], scale_factor=5, mode="bilinear")
+    maps[:, 4] = 2 * torch.rand(4, 6)  # offsets alone: the restored black image is half of the enlarged map
+    expected = F.interpolate(maps[:, 4:] / 2, scale_factor=5, mode="bilinear")
     torch.testing.assert_close(model.restore(torch.zeros(1, 1, 20, 30), maps), expected, rtol=0, atol=1e-6)
 
 

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mirnet_torch.cli import UserError
-from mirnet_torch.compact import LOG_GAIN_SCALE, SHARPNESS
 
 LARGEST_CELL = 5
 LARGEST_SCALE = 0.1  # of the model's output, so that sums fit 32 bits
@@ -53,7 +52,7 @@ class HeadTables:
     gain: np.ndarray  # times one, from one up to below 64
     root_gain: np.ndarray  # times one, from 0 to 12
     roll_off: np.ndarray  # times one, from 0 to one
-    scale: int  # what tints, shares and offsets of one code are worth: value / grid**2, with 34 fractional bits
+    scale: int  # what tints, shares and two offsets of one code are worth: value / grid**2, with 34 fractional bits
     zero_point: int  # their code for 0
 
 
@@ -69,9 +68,9 @@ def head_tables(scale: float, zero_point: int, *, cell: int) -> HeadTables:
                         "network with smaller cells and maps of a few units, or convert with --target litert")
     one = one_of(cell)
     value = np.float64(np.float32(scale)) * (CODES - zero_point)
-    positive = np.logaddexp(0, SHARPNESS * value) / SHARPNESS
-    gain = np.minimum(np.exp(np.minimum(LOG_GAIN_SCALE * positive, 10.0)) * one, largest_gain(cell))
-    tables = (gain, positive.clip(max=LARGEST_ROOT_GAIN) * one, one / (1 + np.exp(-4 * value)))
+    gain = np.exp(np.minimum(np.logaddexp(0, 4 * value) / 2, 10.0))
+    root_gain = np.minimum(np.logaddexp(0, 8 * value) / 8, LARGEST_ROOT_GAIN)
+    tables = (np.minimum(gain * one, largest_gain(cell)), root_gain * one, one / (1 + np.exp(-16 * value)))
     gains, root_gains, roll_offs = (np.rint(entries).astype(np.int32) for entries in tables)
     return HeadTables(gains, root_gains, roll_offs, round(float(np.float32(scale)) / _grid(cell) ** 2 * 2 ** 34),
                       zero_point)
@@ -126,7 +125,7 @@ def apply_maps(rgb: np.ndarray, maps: np.ndarray, tables: HeadTables, *, exposur
     curve = (raised >> 10) * (0xFFFFFFFF // (divisor >> 10)) >> 32 - WHITE_BITS  # r
 
     sums = (matrix.reshape(*matrix.shape[:-1], 3, 3) * curve[..., None, :]).sum(-1)
-    change = (sums + offset * BRIGHTER[exposure + LARGEST_EXPOSURE]) * tables.scale >> 32  # 16 fractional bits
+    change = (sums + offset * (BRIGHTER[exposure + LARGEST_EXPOSURE] >> 1)) * tables.scale >> 32  # 16 fractional bits
     fading = WHITE - curve.max(-1, keepdims=True) << 16
     result = curve + (fading * change >> 32)
     return (result.clip(0, WHITE) * 255 + (1 << WHITE_BITS - 1) >> WHITE_BITS).astype(np.uint8)

@@ -94,9 +94,9 @@ constexpr std::size_t kFlashLimit = {SKETCH.flash_limit};
 // For every cell log gain, root gain, roll-off, 3 tints, 6 shares (0,1), (0,2),
 // (1,0), (1,2), (2,0), (2,1) and 3 offsets. Entry code + 128 of a table is what
 // a code of the first three stands for, times 2^16 / g^2 with g = kCell if that
-// is odd, else 2 * kCell. The others are codes; kValueScale is what one is
-// worth after products with colours of kWhiteBits and with g^2. pixels.cpp has
-// the formula.
+// is odd, else 2 * kCell. The others are codes; kValueScale is what one tint or
+// share, or two offsets, are worth after products with colours of kWhiteBits
+// and with g^2. pixels.cpp has the formula.
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kRootGainTable[256];
 extern const std::int32_t kRollOffTable[256];

@@ -8,10 +8,10 @@
 namespace mirnet {
 
 // The .tflite file, and the SHA-256 of its bytes.
-constexpr std::size_t kModelSize = 38720;
+constexpr std::size_t kModelSize = 38736;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "c276e53adc26369c30c338024653aaba7536f26202c26ec3a8791a72de5f74d7";
+    "534f7b3b9500125003cbb96b0114b2334db40f971958d6938c6523c0f0077d8d";
 
 // real value = scale * (code - zero point); a real value of 1 is white.
 constexpr int kInputHeight = 24;
@@ -25,8 +25,8 @@ constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 15;
 constexpr std::size_t kOutputSize = 11520;
-constexpr float kOutputScale = 0.0232390016f;
-constexpr int kOutputZeroPoint = 57;
+constexpr float kOutputScale = 0.0087891845f;
+constexpr int kOutputZeroPoint = -17;
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kCell x kCell pixels. Channel
@@ -44,13 +44,13 @@ constexpr std::size_t kFlashLimit = 350000;
 // For every cell log gain, root gain, roll-off, 3 tints, 6 shares (0,1), (0,2),
 // (1,0), (1,2), (2,0), (2,1) and 3 offsets. Entry code + 128 of a table is what
 // a code of the first three stands for, times 2^16 / g^2 with g = kCell if that
-// is odd, else 2 * kCell. The others are codes; kValueScale is what one is
-// worth after products with colours of kWhiteBits and with g^2. pixels.cpp has
-// the formula.
+// is odd, else 2 * kCell. The others are codes; kValueScale is what one tint or
+// share, or two offsets, are worth after products with colours of kWhiteBits
+// and with g^2. pixels.cpp has the formula.
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kRootGainTable[256];
 extern const std::int32_t kRollOffTable[256];
-constexpr std::int32_t kValueScale = 15969720;
+constexpr std::int32_t kValueScale = 6039882;
 constexpr int kWhiteBits = 14;
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = 3;

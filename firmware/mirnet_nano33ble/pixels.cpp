@@ -272,7 +272,7 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
     Raised raised[kCell];
     RaiseRun(pixel, pixels, a, b, raised);
     for (int c = 0; c < 3; ++c) {
-      ChangeRun(raised, pixels, a, b, k, c, row);
+      ChangeRun(raised, pixels, a, b, k / 2, c, row);
     }
     pixel += 2 * pixels;
     row += 3 * pixels;

@@ -40,8 +40,8 @@ def test_apply_maps_is_the_model_s_own_in_floating_point(frames: np.ndarray, sca
     rng = np.random.default_rng(0)
     for rgb in from_rgb565(frames[:9]):
         # Gains around 3, some of the root, half rolled off, mixed a little; noise from cell to cell.
-        centre = np.array([0.25, 0.2] + [0] * 13) / scale + zero_point
-        maps = (centre + rng.normal(0, 1, cells) * ([0.08 / scale, 0.05 / scale, 0.3 / scale] + [0.05 / scale] * 12))
+        centre = np.array([0.5, 0.2] + [0] * 13) / scale + zero_point
+        maps = (centre + rng.normal(0, 1, cells) * ([0.1 / scale, 0.05 / scale, 0.1 / scale] + [0.05 / scale] * 12))
         codes = maps.round().clip(-128, 127).astype(np.int8)
         real = (codes.astype(np.float64) - zero_point) * np.float64(np.float32(scale))
         exact = model.restore(torch.tensor(rgb / 255).permute(2, 0, 1)[None],
