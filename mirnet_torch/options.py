@@ -161,9 +161,10 @@ class TrainOptions:
 # How the recipe of a preset differs from the paper's.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
-    # Whole camera frames and parts of them; a small network needs a larger learning rate and many epochs.
-    "mcu": {"patch": (160, 120), "scales": True, "jitter": True, "relight": True, "mixup_alpha": 0.0,
-            "brightness": 0.3, "epochs": 400, "lr": 2e-3, "val_size": (160, 120), "validate_every": 10},
+    # Whole camera frames and parts of them; a small network needs a larger learning rate, smaller batches, many epochs.
+    "mcu": {"batch": 8, "patch": (160, 120), "scales": True, "jitter": True, "rgb565": 0.4, "blend": 0.1,
+            "relight": True, "mixup_alpha": 0.0, "brightness": 0.3, "epochs": 400, "lr": 2e-3, "val_size": (160, 120),
+            "validate_every": 10},
 }
 # Options that may change when a run is resumed, because the result does not depend on them.
 FREE = ("data", "checkpoint_minutes", "workers")
