@@ -6,8 +6,8 @@
     python conversion/judge.py --checkpoint best.safetensors --model build/best/best_int8.tflite --data LOL
 
 Prints PSNR, SSIM and PSNR with the brightness of the truth, also for methods without a network: the untouched frame,
-the best single gamma (chosen on the training pairs) and histogram equalisation of the brightness. With the best exposure
-every picture is restored at the one from -2 to 2 EV that comes nearest to its truth. Then it prints faults
+the best single gamma (chosen on the training pairs) and histogram equalisation of the brightness. With the best
+exposure every picture is restored at the one from -2 to 2 EV that comes nearest to its truth. Then it prints faults
 that these figures hide: a grid at the edges of cells, a colour cast on grey ramps, burnt bright parts, changes of
 normally lit pictures. --out writes judgement.json and contact_sheet.png (dark, float32, board, truth).
 """

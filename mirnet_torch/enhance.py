@@ -8,8 +8,8 @@ and its 8 or, in PNG and TIFF, 16 bits; it is upright, with the input's alpha, I
 and thumbnail; none in TIFF of 16-bit colours); grey stays grey. CMYK becomes RGB; only the first frame is used.
 
 A compact network (`mcu`) needs no tiles: of a photograph of over 240,000 pixels it sees a small copy, and its maps are
-laid over the photograph at its own size (`full_size`). With `--tile` it sees the photograph's own pixels. Only a compact
-network takes an exposure, and keeps the brightness of a video steady (`steady`).
+laid over the photograph at its own size (`full_size`). With `--tile` it sees the photograph's own pixels. Only a
+compact network takes an exposure, and keeps the brightness of a video steady (`steady`).
 
 Tiling changes the result: attention and SKFF average over the tile instead of the whole image. The difference is
 largest where brightness varies from tile to tile; neighbouring tiles fade into each other, which hides the seams.
@@ -75,7 +75,7 @@ def enhance(model: Network, image: ImageType, *, tile: int | None = None, overla
     if not abs(exposure) <= LARGEST_EXPOSURE:
         raise ValueError(f"exposure must be from -{LARGEST_EXPOSURE:g} to {LARGEST_EXPOSURE:g} EV, not {exposure}")
     if (exposure or steady) and not isinstance(model, CompactMIRNet):
-        raise ValueError("exposure and steady need a compact network, such as mcu: the published one has no colour maps")
+        raise ValueError("exposure and steady need a compact network, such as mcu: the published has no colour maps")
     if steady and tile is not None:
         raise ValueError("frames are kept steady without tiles: leave tile out")
     channels = model.config.in_channels
@@ -286,7 +286,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder of images and subfolders "
                         f"({', '.join(SUFFIXES)}), or a video alone ({', '.join(VIDEO_SUFFIXES)})")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR",
-                        help=f"folder for the results, created if needed; of a video the result ({', '.join(WRITTEN_SUFFIXES)})")
+                        help="folder for the results, created if needed; of a video the name of the result "
+                             f"({', '.join(WRITTEN_SUFFIXES)})")
     parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
                                                             "package (default: %(default)s)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare: before and after side by side")
@@ -294,8 +295,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--exposure", type=float, default=0.0, metavar="EV",
                         help=f"how much brighter than the network thinks, from -{LARGEST_EXPOSURE:g} to "
                              f"{LARGEST_EXPOSURE:g}; lamps do not burn (default: 0)")
-    parser.add_argument("--frames", action="store_true", help="the images of a folder are the frames of a video, in the "
-                        "order of their names: brightness is kept steady from one to the next, as in a video")
+    parser.add_argument("--frames", action="store_true", help="the images of a folder are the frames of a video, in "
+                        "the order of their names: brightness is kept steady from one to the next, as in a video")
     add_tile_options(parser)
     add_device_option(parser)
     options = parser.parse_args(arguments)

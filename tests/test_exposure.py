@@ -11,7 +11,7 @@ from golden import filled
 from PIL import Image
 from skimage import data
 
-from mirnet_torch import CompactMIRNet, MIRNet, MIRNetConfig, enhance, full_size, load_model, save_model
+from mirnet_torch import MIRNet, MIRNetConfig, enhance, full_size, load_model, save_model
 from mirnet_torch.enhance import main
 from mirnet_torch.images import read_image
 
@@ -30,7 +30,7 @@ def options(request, monkeypatch):
     """How the picture goes through the network: whole, by a copy of a quarter of its pixels, or in tiles."""
     if request.param == "full size":
         monkeypatch.setattr(full_size, "COPY_PIXELS", PHOTO.shape[0] * PHOTO.shape[1] // 4)
-        monkeypatch.setattr(sys.modules["mirnet_torch.enhance"], "COPY_PIXELS", 100)  # the package has a function of this name
+        monkeypatch.setattr(sys.modules["mirnet_torch.enhance"], "COPY_PIXELS", 100)
     return {"tile": 40} if request.param == "tiles" else {}
 
 

@@ -11,8 +11,9 @@ from mirnet_torch import enhance, flicker, load_model
 from mirnet_torch.camera import to_linear
 from mirnet_torch.data import photograph
 from mirnet_torch.enhance import main
-from mirnet_torch.flicker import changing, measure_flicker, measure_lag, still
+from mirnet_torch.flicker import changing
 from mirnet_torch.flicker import main as flicker_main
+from mirnet_torch.flicker import measure_flicker, measure_lag, still
 from mirnet_torch.images import read_image
 from mirnet_torch.steady import FRAMES, NOISE, SCENE, SteadyMaps
 

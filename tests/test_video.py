@@ -22,7 +22,8 @@ SCENE = np.asarray(Image.fromarray(data.coffee()).resize((96, 64)))
 TURNED = np.array([0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30], ">i4").tobytes()  # by 90 degrees, clockwise
 
 
-def write_video(path, frames, *, times=None, rate=Fraction(30000, 1001), sound=None, pix_fmt="yuv420p", faststart=False):
+def write_video(path, frames, *, times=None, rate=Fraction(30000, 1001), sound=None, pix_fmt="yuv420p",
+                faststart=False):
     """Write frames at their times, in ticks of 1 / rate; `sound` names a codec for half a second of a tone."""
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:
