@@ -6,7 +6,8 @@
     python conversion/judge.py --checkpoint best.safetensors --model build/best/best_int8.tflite --data LOL
 
 Prints PSNR, SSIM and PSNR with the brightness of the truth, also for methods without a network: the untouched frame,
-the best single gamma (chosen on the training pairs) and histogram equalisation of the brightness. Then it prints faults
+the best single gamma (chosen on the training pairs) and histogram equalisation of the brightness. With the best
+exposure every picture is restored at the one from -2 to 2 EV that comes nearest to its truth. Then it prints faults
 that these figures hide: a grid at the edges of cells, a colour cast on grey ramps, burnt bright parts, changes of
 normally lit pictures. --out writes judgement.json and contact_sheet.png (dark, float32, board, truth).
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -41,6 +43,7 @@ from mirnet_torch.nights import Night, judge_nights, night_frames, robustness  #
 
 Picture = np.ndarray  # uint8 (H, W, 3)
 GAMMAS = np.arange(0.1, 1.005, 0.01)
+EXPOSURES = np.arange(-16, 17)  # steps of 1/8 EV, as in the sketch's protocol
 CAMERA_SIZE = SKETCH.frame
 SHEET_ROWS = 20
 BRIGHT, NEARLY_WHITE = 128, 240  # levels of the brightest channel
@@ -72,8 +75,10 @@ class Artifacts:
     """Mean brightness of these restored frames, relative to the frames."""
 
 
-def open_board(tflite: Path) -> tuple[Callable[[Picture], Picture], int]:
+def open_board(tflite: Path) -> tuple[Callable[..., Picture], int]:
     """Return a function that computes what the sketch does, byte for byte, and the side of a cell in pixels.
+
+    The function takes a dark picture and the exposure in steps of 1/8 EV, 0 by default.
 
     Raises:
         UserError: the file is missing, or is not an int8 model that the sketch can use.
@@ -93,10 +98,20 @@ def open_board(tflite: Path) -> tuple[Callable[[Picture], Picture], int]:
     stage, maps = open_stage(tflite, runtime="tflite-micro"), graph.outputs[0]
     tables = head_tables(maps.scale, maps.zero_point, cell=cell)
 
-    def restore(dark: Picture) -> Picture:
-        core = (model_input(dark, cell=cell).astype(np.float32) + 128) / 255
-        return apply_maps(dark, stage.run_raw(core[None])[0], tables)
+    @functools.lru_cache(maxsize=1)
+    def maps_of(cells: bytes, shape: tuple[int, ...]) -> np.ndarray:
+        core = (np.frombuffer(cells, np.int8).reshape(shape).astype(np.float32) + 128) / 255
+        return stage.run_raw(core[None])[0]
+
+    def restore(dark: Picture, steps: int = 0) -> Picture:
+        cells = model_input(dark, cell=cell)
+        return apply_maps(dark, maps_of(cells.tobytes(), cells.shape), tables, exposure=steps)
     return restore, cell
+
+
+def at_best_exposure(restore: Callable[[Picture, int], Picture], dark: Picture, truth: Picture) -> Picture:
+    """Return the picture restored at the exposure from `EXPOSURES` that comes nearest to its truth."""
+    return max((restore(dark, int(steps)) for steps in EXPOSURES), key=lambda picture: psnr(picture, truth))
 
 
 def best_gamma(frames: Sequence[tuple[Picture, Picture]]) -> float:
@@ -187,19 +202,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dark, truth = [frame for _, frame, _ in frames], [frame for _, _, frame in frames]
     tuning = [(low, high) for _, low, high in validation_frames(train, CAMERA_SIZE)] if train else _darkened()
 
-    with progress(total=7, desc="judge", unit="step") as bar:
+    with progress(total=9, desc="judge", unit="step") as bar:
         def step(value: Any) -> Any:
             bar.update()
             return value
         exponent = step(best_gamma(tuning))
 
-        def float32(frame: Picture) -> Picture:
-            return enhance(network, frame)
+        def float32(frame: Picture, steps: int = 0) -> Picture:
+            return enhance(network, frame, exposure=steps / 8)
         methods: dict[str, Callable[[Picture], Picture]] = {
             "untouched": lambda frame: frame, f"gamma {exponent:.2f}": lambda frame: gamma(frame, exponent),
             "histogram equalisation": equalise_histogram, "float32": float32, "board": board,
             "board, RGB565 frame": lambda frame: board(to_rgb565(frame))}
         pictures = {name: step([method(frame) for frame in dark]) for name, method in methods.items()}
+        for name, restore in (("float32", float32), ("board", board)):
+            pictures[f"{name}, best exposure"] = step([at_best_exposure(restore, *pair) for pair in zip(dark, truth)])
     qualities = {name: quality_of(group, truth) for name, group in pictures.items()}
     agreement = [psnr(*pair) for pair in zip(pictures["board"], pictures["float32"])]
     artifacts = {name: find_artifacts(methods[name], pictures[name], truth, cell) for name in ("float32", "board")}

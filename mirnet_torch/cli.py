@@ -23,6 +23,7 @@ EXTRAS = {
     "train": ("skimage.data", "torchvision", "tensorboard"),
     "convert": ("skimage.data", "torchvision", "onnx", "onnxsim", "onnx2tf", "tensorflow", "onnxruntime",
                 "ai_edge_litert", "tflite_micro", "jinja2"),
+    "video": ("av",),
 }
 
 

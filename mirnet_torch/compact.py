@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from mirnet_torch.model import DAU, RRG, Resample, conv_same, pad_image, require_integers, total
 
+LARGEST_EXPOSURE = 4.0  # EV, up or down
+
 
 @dataclass(frozen=True)
 class CompactConfig:
@@ -161,10 +163,10 @@ class CompactMIRNet(nn.Module):
         """`to_core` takes sides that are multiples of this many pixels."""
         return self.config.multiple
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, exposure: float = 0.0) -> Tensor:
         height, width = image.shape[-2:]
         padded = pad_image(image, self.config.in_channels, self.multiple)
-        return self.restore(padded, self.core(self.to_core(padded)))[..., :height, :width]
+        return self.restore(padded, self.core(self.to_core(padded)), exposure=exposure)[..., :height, :width]
 
     def to_core(self, image: Tensor) -> Tensor:
         """Turn pixels into cells of their square roots: (B, C, H, W) -> (B, C * cell**2, H / cell, W / cell).
@@ -218,7 +220,7 @@ class CompactMIRNet(nn.Module):
         Args:
             image: the dark image, in [0, 1].
             factors: see `factors`.
-            exposure: in EV, how much brighter than the network thinks; 2.2 is the gamma of a display.
+            exposure: in EV, how much brighter than the network thinks, from -4 to 4; 2.2 is the gamma of a display.
         """
         channels, brighter = self.config.in_channels, 2.0 ** (exposure / 2.2)
         gain, root_gain, roll_off, tint, shares, offset = factors.split(

@@ -1,13 +1,15 @@
 """Brighten photographs: `enhance(model, image)` and the command
 
-    python -m mirnet_torch.enhance PHOTO FOLDER ... --out DIR [--checkpoint C] [--compare] [--tile N --overlap M]
+    python -m mirnet_torch.enhance PHOTO FOLDER ... --out DIR [--exposure EV] [--checkpoint C] [--compare] [--frames]
+    python -m mirnet_torch.enhance night.mp4 --out bright.mp4 [--exposure EV] [--checkpoint C]
 
 Files keep their names; a folder is searched with its subfolders, which are kept. The result has the format of the input
 and its 8 or, in PNG and TIFF, 16 bits; it is upright, with the input's alpha, ICC profile and EXIF (without orientation
 and thumbnail; none in TIFF of 16-bit colours); grey stays grey. CMYK becomes RGB; only the first frame is used.
 
 A compact network (`mcu`) needs no tiles: of a photograph of over 240,000 pixels it sees a small copy, and its maps are
-laid over the photograph at its own size (`full_size`). With `--tile` it sees the photograph's own pixels.
+laid over the photograph at its own size (`full_size`). With `--tile` it sees the photograph's own pixels. Only a
+compact network takes an exposure, and keeps the brightness of a video steady (`steady`).
 
 Tiling changes the result: attention and SKFF average over the tile instead of the whole image. The difference is
 largest where brightness varies from tile to tile; neighbouring tiles fade into each other, which hides the seams.
@@ -18,8 +20,9 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Iterable, Sequence, TypeVar
+from typing import Any, Iterable, Sequence, TypeVar
 
 import numpy as np
 import torch
@@ -28,13 +31,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import UserError, add_device_option, make_folder, pick_device, progress, run_command
-from mirnet_torch.compact import CompactMIRNet
+from mirnet_torch.cli import (UserError, add_device_option, make_folder, pick_device, progress, require_extra,
+                              run_command)
+from mirnet_torch.compact import LARGEST_EXPOSURE, CompactMIRNet
 from mirnet_torch.deep_images import DEEP_SUFFIXES, deep_pixels, write_deep
 from mirnet_torch.full_size import COPY_PIXELS, precision, restore_full_size, to_levels, to_values
 from mirnet_torch.images import (SUFFIXES, is_grey, luma, open_image, side_by_side, to_8_bits, to_grey, to_rgb,
                                  write_image)
 from mirnet_torch.presets import Config, Network
+from mirnet_torch.steady import SteadyMaps
+from mirnet_torch.video import VIDEO_SUFFIXES, WRITTEN_SUFFIXES, convert_video
 
 ImageType = TypeVar("ImageType", np.ndarray, Tensor)
 OVERLAP = 32
@@ -42,7 +48,7 @@ MEMORY = 2 * 2 ** 30  # bytes that the network may take for one tile if --tile i
 
 
 def enhance(model: Network, image: ImageType, *, tile: int | None = None, overlap: int | None = None,
-            show_progress: bool = False) -> ImageType:
+            exposure: float = 0.0, steady: SteadyMaps | None = None, show_progress: bool = False) -> ImageType:
     """Restore an image, whole or in tiles; the result has the type, shape and device of the input.
 
     Args:
@@ -54,22 +60,33 @@ def enhance(model: Network, image: ImageType, *, tile: int | None = None, overla
             take more than about 2 GB, see `default_tile`.
         overlap: pixels that neighbouring tiles share at least; they fade into each other there. None: 32, or half of
             smaller tiles.
+        exposure: how much brighter the result is than the network thinks, in EV, from -4 to 4; compact networks only.
+        steady: of a video whose next frame the image is, so that its brightness does not flicker; compact networks
+            only, and not with `tile`.
         show_progress: show a progress bar over the tiles.
 
     Returns:
         The restored image, clamped to [0, 1]; integers are rounded to the nearest level.
 
     Raises:
-        ValueError: image, tile or overlap is not as described.
+        ValueError: an argument is not as described.
         FloatingPointError: the network's output is not finite.
     """
+    if not abs(exposure) <= LARGEST_EXPOSURE:
+        raise ValueError(f"exposure must be from -{LARGEST_EXPOSURE:g} to {LARGEST_EXPOSURE:g} EV, not {exposure}")
+    if (exposure or steady) and not isinstance(model, CompactMIRNet):
+        raise ValueError("exposure and steady need a compact network, such as mcu: the published has no colour maps")
+    if steady and tile is not None:
+        raise ValueError("frames are kept steady without tiles: leave tile out")
     channels = model.config.in_channels
+    restore = partial(_restore, model, tile=tile, overlap=overlap, exposure=exposure, steady=steady,
+                      show_progress=show_progress)
     if isinstance(image, Tensor):
         if not image.is_floating_point() or image.ndim not in (3, 4) or image.shape[-3] != channels or 0 in image.shape:
             raise ValueError(f"enhance takes a floating-point tensor ({channels}, H, W) or (B, {channels}, H, W) in "
                              f"[0, 1], not {image.dtype} {tuple(image.shape)}")
         batch = image if image.ndim == 4 else image[None]
-        return _restore(model, batch, tile, overlap, show_progress).reshape(image.shape)
+        return restore(batch).reshape(image.shape)
     grey = image.ndim == 2
     if image.dtype not in (np.uint8, np.uint16) or not grey and image.shape[2:] != (3,) or image.size == 0:
         raise ValueError(f"enhance takes a uint8 or uint16 array (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
@@ -77,7 +94,7 @@ def enhance(model: Network, image: ImageType, *, tile: int | None = None, overla
         raise ValueError(f"a network of {channels} channels cannot take an array of shape {image.shape}")
     kept = np.require(image[..., None] if grey else image, requirements=["C", "W"])  # torch takes no other
     pixels = torch.from_numpy(kept).permute(2, 0, 1)[None]
-    restored = _restore(model, pixels.expand(-1, channels, -1, -1), tile, overlap, show_progress)
+    restored = restore(pixels.expand(-1, channels, -1, -1))
     levels = restored[0].permute(1, 2, 0).contiguous().numpy()
     if grey:
         return levels[..., 0] if channels == 1 else luma(levels)
@@ -98,12 +115,13 @@ def default_tile(config: Config, shape: Sequence[int]) -> int:
 
 
 @torch.no_grad()
-def _restore(model: Network, batch: Tensor, tile: int | None, overlap: int | None, show_progress: bool) -> Tensor:
+def _restore(model: Network, batch: Tensor, *, tile: int | None, overlap: int | None, exposure: float,
+             steady: SteadyMaps | None, show_progress: bool) -> Tensor:
     """Return the restored batch (B, C, H, W), clamped, as a new tensor of its type on its device."""
     height, width = batch.shape[-2:]
     multiple = model.config.multiple
-    if tile is None and isinstance(model, CompactMIRNet) and height * width > COPY_PIXELS:
-        return restore_full_size(model, batch)
+    if tile is None and isinstance(model, CompactMIRNet) and (steady or height * width > COPY_PIXELS):
+        return restore_full_size(model, batch, exposure=exposure, steady=steady)
     if tile is None:
         tile = default_tile(model.config, batch.shape)
     if tile:
@@ -113,21 +131,22 @@ def _restore(model: Network, batch: Tensor, tile: int | None, overlap: int | Non
         if not 0 <= overlap <= tile // 2:
             raise ValueError(f"overlap must be from 0 to half of tile ({tile // 2}), not {overlap}")
     if not tile or overlap is None or tile >= max(height, width):
-        return to_levels(_checked(_run(model, batch)).clamp(0, 1), batch.dtype)
+        return to_levels(_checked(_run(model, batch, exposure)).clamp(0, 1), batch.dtype)
     restored = torch.zeros(batch.shape, dtype=precision(batch), device=batch.device)
     columns = _windows(width, tile, overlap, multiple)
     places = [(row, column) for row in _windows(height, tile, overlap, multiple) for column in columns]
     for (y, weight_y), (x, weight_x) in progress(places, desc="tiles", leave=False) if show_progress else places:
-        part = _checked(_run(model, batch[..., y, x]))
+        part = _checked(_run(model, batch[..., y, x], exposure))
         weight = (weight_y[:, None] * weight_x).to(restored)
         restored[..., y, x] += part.clamp(0, 1) * weight
     return to_levels(restored.clamp_(0, 1), batch.dtype)
 
 
-def _run(model: Network, batch: Tensor) -> Tensor:
+def _run(model: Network, batch: Tensor, exposure: float) -> Tensor:
     """Run the network on its device, in its data type; the result is on the device of `batch`."""
     parameter = next(model.parameters())
-    result = model(to_values(batch.to(parameter.device), parameter.dtype))
+    image = to_values(batch.to(parameter.device), parameter.dtype)
+    result = model(image, exposure=exposure) if exposure else model(image)
     return result.to(batch.device, precision(batch))
 
 
@@ -169,9 +188,8 @@ class Job:
     compare: Path | None
 
 
-def enhance_file(model: Network, job: Job, *, tile: int | None = None, overlap: int | None = None,
-                 show_progress: bool = False) -> None:
-    """Enhance one image file, and write the comparison if the job names one.
+def enhance_file(model: Network, job: Job, **options: Any) -> None:
+    """Enhance one image file with options of `enhance`, and write the comparison if the job names one.
 
     Raises:
         UserError: the image cannot be read, does not suit the network, or the result cannot be written.
@@ -188,7 +206,7 @@ def enhance_file(model: Network, job: Job, *, tile: int | None = None, overlap: 
     else:
         before = to_grey(image) if is_grey(image) else to_rgb(image)
     try:
-        after = enhance(model, before, tile=tile, overlap=overlap, show_progress=show_progress)
+        after = enhance(model, before, **options)
     except (ValueError, FloatingPointError) as error:
         raise UserError(f"{job.source}: {error}") from None
     metadata = _metadata(image, grey=is_grey(image))
@@ -263,19 +281,28 @@ def _images_below(folder: Path, out: Path) -> list[Path]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m mirnet_torch.enhance", description="Brighten photographs with a MIRNet.",
+        prog="python -m mirnet_torch.enhance", description="Brighten photographs and videos with a MIRNet.",
         epilog="Exit status: 0 if every image was enhanced, 2 if not; the images that were not are named.")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, or a folder of images and subfolders "
-                                                                   f"({', '.join(SUFFIXES)})")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder of images and subfolders "
+                        f"({', '.join(SUFFIXES)}), or a video alone ({', '.join(VIDEO_SUFFIXES)})")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR",
-                        help="folder for the results, created if needed")
+                        help="folder for the results, created if needed; of a video the name of the result "
+                             f"({', '.join(WRITTEN_SUFFIXES)})")
     parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
                                                             "package (default: %(default)s)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare: before and after side by side")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    parser.add_argument("--exposure", type=float, default=0.0, metavar="EV",
+                        help=f"how much brighter than the network thinks, from -{LARGEST_EXPOSURE:g} to "
+                             f"{LARGEST_EXPOSURE:g}; lamps do not burn (default: 0)")
+    parser.add_argument("--frames", action="store_true", help="the images of a folder are the frames of a video, in "
+                        "the order of their names: brightness is kept steady from one to the next, as in a video")
     add_tile_options(parser)
     add_device_option(parser)
     options = parser.parse_args(arguments)
+    if not abs(options.exposure) <= LARGEST_EXPOSURE:
+        parser.error(f"argument --exposure: must be from -{LARGEST_EXPOSURE:g} to {LARGEST_EXPOSURE:g} EV, not "
+                     f"{options.exposure}")
     check_tile_options(parser, options)
     return options
 
@@ -309,21 +336,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _arguments(arguments)
     device = pick_device(options.device)
+    if _is_video(options):
+        _enhance_video(options, device)
+        return
     jobs, faults = find_jobs(options.inputs, options.out, compare=options.compare)
     if jobs:
-        model = load_model(options.checkpoint, device=device)
+        model = _load(options, device)
         make_folder(options.out)
     asked = len(jobs) + len(faults)
     if asked > 1:
         for fault in faults:
             _report(fault)
+    steady, folder = None, None
     with progress(jobs, desc="images", unit="image") as bar:
         for job in bar:
+            if options.frames and job.source.parent != folder:
+                steady, folder = SteadyMaps(), job.source.parent
             try:
                 if not options.overwrite:
                     _refuse_existing(job)
                 make_folder(job.target.parent)
-                enhance_file(model, job, tile=options.tile, overlap=options.overlap, show_progress=True)
+                enhance_file(model, job, tile=options.tile, overlap=options.overlap, exposure=options.exposure,
+                             steady=steady, show_progress=True)
             except UserError as error:
                 faults.append(str(error))
                 if asked > 1:
@@ -332,6 +366,61 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(faults[0] if asked == 1 else f"{len(faults)} of {asked} inputs were not enhanced, for the "
                                                      "reasons above")
     print(f"{asked} enhanced into {options.out}")
+
+
+def _is_video(options: argparse.Namespace) -> bool:
+    """Return whether the input is a video.
+
+    Raises:
+        UserError: inputs, `--out` and options do not go together.
+    """
+    videos = [name for name in options.inputs if name.lower().endswith(VIDEO_SUFFIXES) and not Path(name).is_dir()]
+    written = options.out.suffix.lower() in WRITTEN_SUFFIXES and not options.out.is_dir()
+    if not videos:
+        if written:
+            raise UserError(f"--out {options.out} names a video, but no input is one: give a folder")
+        return False
+    if len(options.inputs) > 1 or not written:
+        raise UserError(f"{videos[0]} is a video: give it alone, and --out the name of the result, such as bright.mp4 "
+                        f"({', '.join(WRITTEN_SUFFIXES)})")
+    if options.compare:
+        raise UserError("--compare is for images: leave it out for a video")
+    return True
+
+
+def _load(options: argparse.Namespace, device: torch.device) -> Network:
+    """Load the network.
+
+    Raises:
+        UserError: it cannot be used with the options.
+    """
+    model = load_model(options.checkpoint, device=device)
+    for name in ("exposure", "frames"):
+        if getattr(options, name) and not isinstance(model, CompactMIRNet):
+            raise UserError(f"--{name} needs a compact network, such as mcu: {options.checkpoint} holds the published "
+                            "one, which has no such control")
+    if options.frames and options.tile is not None:
+        raise UserError("--frames and --tile exclude each other: leave --tile out")
+    return model
+
+
+def _enhance_video(options: argparse.Namespace, device: torch.device) -> None:
+    require_extra("video", "enhancing a video")
+    source = Path(options.inputs[0])
+    if source.resolve() == options.out.resolve():
+        raise UserError(f"the result would replace the input {source}: give another --out")
+    if options.out.exists() and not options.overwrite:
+        raise UserError(f"{options.out} exists: give --overwrite to replace it, or another --out")
+    model = _load(options, device)
+    steady = SteadyMaps() if isinstance(model, CompactMIRNet) and options.tile is None else None
+    make_folder(options.out.parent)
+    restore = partial(enhance, model, tile=options.tile, overlap=options.overlap, exposure=options.exposure,
+                      steady=steady)
+    try:
+        frames = convert_video(source, options.out, restore)
+    except (ValueError, FloatingPointError) as error:
+        raise UserError(f"{source}: {error}") from None
+    print(f"{frames} frames enhanced into {options.out}")
 
 
 def _report(fault: str) -> None:

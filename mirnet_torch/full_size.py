@@ -1,8 +1,8 @@
 """Restore photographs of any size with a compact network: the maps come from a small copy of the photograph.
 
     copy      the photograph, box-filtered to `COPY_PIXELS`
-    factors   what the core makes of the copy; they belong to the whole photograph
-    strips    the photograph at its own size, some rows at a time, with the factors enlarged to these rows
+    maps      what the core makes of the copy; they belong to the whole photograph
+    strips    the photograph at its own size, some rows at a time, with the factors of the maps enlarged to these rows
 
 So attention sees the whole picture, there are no seams, and the network costs the same for every photograph. Beside the
 photograph and the result, memory holds a strip for each thread.
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mirnet_torch.compact import CompactMIRNet
 from mirnet_torch.model import pad_image
+from mirnet_torch.steady import SteadyMaps
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,17 +38,17 @@ STRIP_PIXELS = 2 ** 16
 LEVELS = {torch.uint8: 255, torch.uint16: 65535}  # white, by the type of integers
 
 
-@torch.no_grad()
-def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
+def restore_full_size(model: CompactMIRNet, batch: Tensor, *, exposure: float = 0.0,
+                      steady: SteadyMaps | None = None) -> Tensor:
     """Restore images with maps from copies of at most `COPY_PIXELS`.
 
-    The centre of pixel y of H lies at (y + 0.5) * copy / H in a copy of `copy` rows, and among the centres of cells at
-    this divided by the cell's side, less 0.5. Between centres factors are bilinear, beyond the outermost constant.
     Without shrinking that is what `CompactMIRNet.restore` does.
 
     Args:
         model: it runs on its own device.
         batch: (B, C, H, W), uint8, uint16, or floating point in [0, 1].
+        exposure: in EV, see `CompactMIRNet.recolour`.
+        steady: of the video whose next frame the batch is.
 
     Returns:
         The restored images, of the type, shape and device of `batch`; clamped, and integers rounded to the nearest.
@@ -55,17 +56,39 @@ def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
     Raises:
         FloatingPointError: the network's output is not finite.
     """
+    maps = maps_of_copy(model, batch)
+    return apply_maps(model, batch, steady.next(maps) if steady else maps, exposure=exposure)
+
+
+@torch.no_grad()
+def maps_of_copy(model: CompactMIRNet, batch: Tensor) -> Tensor:
+    """Return the maps of images' copies: (B, C, H, W) -> (B, maps, rows of cells, columns), on the model's device.
+
+    Raises:
+        FloatingPointError: the network's output is not finite.
+    """
+    parameter = next(model.parameters())
+
+    def maps_of(copy: Tensor) -> Tensor:
+        cells = model.to_core(pad_image(copy.to(parameter), model.config.in_channels, model.multiple))
+        return model.core(cells).to(precision(batch))
+
+    maps = torch.cat(in_threads(maps_of, box_filter(batch, *copy_size(*batch.shape[-2:])).split(1)))
+    if not maps.isfinite().all():
+        raise FloatingPointError("the network's output is not finite: its weights do not suit this image")
+    return maps
+
+
+@torch.no_grad()
+def apply_maps(model: CompactMIRNet, batch: Tensor, maps: Tensor, *, exposure: float = 0.0) -> Tensor:
+    """Restore images with the maps of their copies.
+
+    The centre of pixel y of H lies at (y + 0.5) * copy / H in a copy of `copy` rows, and among the centres of cells at
+    this divided by the cell's side, less 0.5. Between centres factors are bilinear, beyond the outermost constant.
+    """
     images, _, height, width = batch.shape
     rows, columns = copy_size(height, width)
-    parameter, cell = next(model.parameters()), model.config.cell
-
-    def factors_of(copy: Tensor) -> Tensor:
-        cells = model.to_core(pad_image(copy.to(parameter), model.config.in_channels, model.multiple))
-        return model.factors(model.core(cells).to(precision(batch)))
-
-    factors = torch.cat(in_threads(factors_of, box_filter(batch, rows, columns).split(1)))
-    if not factors.isfinite().all():
-        raise FloatingPointError("the network's output is not finite: its weights do not suit this image")
+    device, cell, factors = next(model.parameters()).device, model.config.cell, model.factors(maps)
     across = (torch.arange(width, dtype=torch.float64) + 0.5) * (columns / width / cell) - 0.5
     down = (torch.arange(height, dtype=torch.float64) + 0.5) * (rows / height / cell) - 0.5
     wide = sample(factors, across, -1)  # (B, maps, rows of cells, W)
@@ -74,8 +97,8 @@ def restore_full_size(model: CompactMIRNet, batch: Tensor) -> Tensor:
 
     def restore_strip(start: int) -> None:
         strip = slice(start, min(start + step, height))
-        image = to_values(batch[..., strip, :].to(parameter.device), precision(batch))
-        result = model.recolour(image, sample(wide, down[strip], -2))
+        image = to_values(batch[..., strip, :].to(device), precision(batch))
+        result = model.recolour(image, sample(wide, down[strip], -2), exposure=exposure)
         restored[..., strip, :] = to_levels(result.clamp_(0, 1), batch.dtype)
 
     in_threads(restore_strip, range(0, height, step))

@@ -19,7 +19,7 @@ import sys
 
 class Missing:
     names = {"torchvision", "skimage", "tensorboard", "onnx", "onnxsim", "onnx2tf", "tensorflow", "onnxruntime",
-             "ai_edge_litert", "tflite_micro", "jinja2", "serial", "lpips"}
+             "ai_edge_litert", "tflite_micro", "jinja2", "serial", "lpips", "av"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
@@ -37,7 +37,8 @@ def base(tmp_path: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("command", ["mirnet_torch.enhance", "mirnet_torch.train", "mirnet_torch.evaluate",
-                                     "conversion.to_tflite", "conversion.judge", "conversion.compare"])
+                                     "mirnet_torch.flicker", "conversion.to_tflite", "conversion.judge",
+                                     "conversion.compare"])
 def test_help_needs_no_extra(tmp_path, command):
     done = base(tmp_path, "-m", command, "--help")
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: ")
@@ -48,6 +49,8 @@ def test_help_needs_no_extra(tmp_path, command):
     (["-m", "mirnet_torch.train", "--resume", "run"], "training", "skimage", "train"),
     (["-m", "mirnet_torch.evaluate"], "evaluating", "skimage", "train"),
     (["-m", "conversion.to_tflite", "--checkpoint", "mcu", "--out", "out"], "the conversion", "skimage", "convert"),
+    (["-m", "mirnet_torch.flicker"], "measuring flicker", "skimage", "train"),
+    (["-m", "mirnet_torch.enhance", "a.mp4", "--out", "b.mp4"], "enhancing a video", "av", "video"),
     (["-m", "conversion.judge", "--out", "out"], "judging", "skimage", "convert"),
     (["-m", "conversion.compare", "mcu", "x.onnx"], "comparing artefacts", "skimage", "convert"),
     ([f"{ROOT}/conversion/to_tflite.py", "--checkpoint", "mcu", "--out", "out"], "the conversion", "skimage",
