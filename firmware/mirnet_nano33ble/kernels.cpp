@@ -244,9 +244,10 @@ inline void MultiplyPairs(const Pair*& a, const Pair*& b, const Pair*& filters,
 }
 
 template <int kCount, bool kUsual>
-inline void ConvolveRow(const Row& row, const Pair* filters,
-                        const Channel* channels, const Output output,
-                        int stride, std::int8_t* to) {
+__attribute__((noinline)) void ConvolveRow(const Row& row, const Pair* filters,
+                                           const Channel* channels,
+                                           const Output output, int stride,
+                                           std::int8_t* to) {
   filters += row.skipped * row.length * kCount;
   for (int x = 0; x < row.windows; x += 2) {
     // The last of an odd number is computed twice.
