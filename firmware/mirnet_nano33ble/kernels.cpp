@@ -7,161 +7,11 @@
 // a convolution no longer fit into them.
 #pragma GCC optimize("O3", "no-schedule-insns")
 
+#include "kernel_arithmetic.h"
+
 namespace mirnet {
 namespace kernels {
 namespace {
-
-// Two numbers of 16 bits, the first in the low half.
-using Pair = std::uint32_t;
-
-inline std::int32_t Low(Pair pair) {
-  return static_cast<std::int16_t>(pair & 0xFFFF);
-}
-
-inline std::int32_t High(Pair pair) {
-  return static_cast<std::int16_t>(pair >> 16);
-}
-
-inline Pair MakePair(std::int32_t low, std::int32_t high) {
-  return (static_cast<Pair>(low) & 0xFFFF) | static_cast<Pair>(high) << 16;
-}
-
-// Instructions of the Cortex-M4 by their names; elsewhere C++ that computes the
-// same.
-#ifdef __ARM_FEATURE_DSP
-
-inline std::int32_t Smlad(Pair a, Pair b, std::int32_t sum) {
-  asm("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
-  return sum;
-}
-
-inline Pair Sxtab16(Pair sum, std::uint32_t bytes) {
-  Pair result;
-  asm("sxtab16 %0, %1, %2" : "=r"(result) : "r"(sum), "r"(bytes));
-  return result;
-}
-
-inline Pair Sxtab16Ror8(Pair sum, std::uint32_t bytes) {
-  Pair result;
-  asm("sxtab16 %0, %1, %2, ror #8" : "=r"(result) : "r"(sum), "r"(bytes));
-  return result;
-}
-
-inline std::int32_t Smmulr(std::int32_t a, std::int32_t b) {
-  std::int32_t result;
-  asm("smmulr %0, %1, %2" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-
-inline std::int32_t Ssat8(std::int32_t value) {
-  asm("ssat %0, #8, %0" : "+r"(value));
-  return value;
-}
-
-inline std::int32_t ShiftRight(std::int32_t value, int shift,
-                               std::int32_t offset) {
-  std::int32_t result;
-  asm("asrs %0, %1, %2\n\tadc %0, %0, %3"
-      : "=&r"(result)
-      : "r"(value), "r"(shift), "r"(offset)
-      : "cc");
-  return result;
-}
-
-#else
-
-// Two products added to a sum.
-inline std::int32_t Smlad(Pair a, Pair b, std::int32_t sum) {
-  return Low(a) * Low(b) + High(a) * High(b) + sum;
-}
-
-// Bytes 0 and 2, signed, added to a pair.
-inline Pair Sxtab16(Pair sum, std::uint32_t bytes) {
-  return MakePair(Low(sum) + static_cast<std::int8_t>(bytes & 255),
-                  High(sum) + static_cast<std::int8_t>(bytes >> 16 & 255));
-}
-
-// Bytes 1 and 3, signed, added to a pair.
-inline Pair Sxtab16Ror8(Pair sum, std::uint32_t bytes) {
-  return Sxtab16(sum, bytes >> 8);
-}
-
-// The high 32 bits of a product, rounded.
-inline std::int32_t Smmulr(std::int32_t a, std::int32_t b) {
-  return static_cast<std::int32_t>(
-      (static_cast<std::int64_t>(a) * b + (std::int64_t{1} << 31)) >> 32);
-}
-
-inline std::int32_t Ssat8(std::int32_t value) {
-  return value < -128 ? -128 : value > 127 ? 127 : value;
-}
-
-// value / 2^shift, rounded half up, plus an offset: ASRS leaves the last bit
-// that it drops in the carry, ADC adds it. The shift is at least 1.
-inline std::int32_t ShiftRight(std::int32_t value, int shift,
-                               std::int32_t offset) {
-  return (value >> shift) + (value >> (shift - 1) & 1) + offset;
-}
-
-#endif
-
-// A factor as it is used. TensorFlow Lite rounds twice: value * 2^left *
-// multiplier / 2^31 half up, what is left of the shift half away from zero.
-struct Rescaling {
-  std::int32_t multiplier;
-  int right, left;  // one of them is 0
-};
-
-inline Rescaling Rescale(const Factor& factor) {
-  return {factor.multiplier, factor.shift < 0 ? -factor.shift : 0,
-          factor.shift < 0 ? 0 : factor.shift};
-}
-
-inline bool Covered(const Factor& factor) {
-  return factor.multiplier >= 0 && factor.shift > -31 && factor.shift < 29;
-}
-
-// What the absolute value of anything that is rescaled must stay below, so that
-// it can be doubled.
-inline std::int64_t Limit(const Factor& factor) {
-  return std::int64_t{1} << (30 - Rescale(factor).left);
-}
-
-inline std::int32_t Shifted(std::int32_t value, int left) {
-  return static_cast<std::int32_t>(static_cast<std::uint32_t>(value) << left);
-}
-
-// Rescales half of `twice` and adds an offset.
-inline std::int32_t RescaledRight(std::int32_t twice, const Rescaling& by,
-                                  std::int32_t offset) {
-  const std::int32_t high = Smmulr(twice, by.multiplier);
-  return ShiftRight(high + (high >> 31), by.right, offset);
-}
-
-inline std::int32_t Rescaled(std::int32_t twice, const Rescaling& by,
-                             std::int32_t offset) {
-  return by.right > 0 ? RescaledRight(twice, by, offset)
-                      : Smmulr(Shifted(twice, by.left), by.multiplier) + offset;
-}
-
-// Whether codes take no more than `RescaledRight` and Ssat8.
-inline bool IsUsual(const Rescaling& by, const Output& output) {
-  return by.right > 0 && output.min == -128 && output.max == 127;
-}
-
-// A code for half of `twice`.
-template <bool kUsual>
-inline std::int8_t ToCode(std::int32_t twice, const Rescaling& by,
-                          const Output& output) {
-  if (kUsual) {
-    return static_cast<std::int8_t>(
-        Ssat8(RescaledRight(twice, by, output.offset)));
-  }
-  const std::int32_t value = Rescaled(twice, by, output.offset);
-  return static_cast<std::int8_t>(value < output.min   ? output.min
-                                  : value > output.max ? output.max
-                                                       : value);
-}
 
 // Four bytes, or what there is of them and zeros.
 inline std::uint32_t FourBytes(const std::int8_t* from, int count) {
@@ -180,23 +30,22 @@ inline std::uint32_t FourBytes(const std::int8_t* from, int count) {
 // 2, 1, 3, as SXTAB16 leaves them, in groups of four; a group that has fewer is
 // filled up with zeros in the filter.
 
-constexpr int kPairs = 2048;   // of widened rows and filters
-constexpr int kChannels = 64;  // whose filters are kept at a time
-constexpr int kMostRows = 8;   // that a window has
-constexpr int kTogether = 4;   // channels
+constexpr int kScratch = 2048;  // pairs of widened rows and filters
+constexpr int kChannels = 64;   // whose filters are kept at a time
+constexpr int kMostRows = 8;    // that a window has
+constexpr int kTogether = 4;    // channels
 
 struct Channel {
   std::int32_t bias;
   Rescaling rescaling;
 };
-static_assert(kPairs * sizeof(Pair) + kChannels * sizeof(Channel) <=
+static_assert(kScratch * sizeof(Pair) + kChannels * sizeof(Channel) <=
                   kStackBytes,
               "state in kernels.h what they take of the stack");
 
 inline int GroupsOf(int channels) { return (channels + 3) / 4; }
 
-// Widens `count` groups of one position, of which the last may have fewer than
-// four channels.
+// Widens codes, the last group of which may have fewer than four.
 inline void Widen(const std::int8_t* from, int channels, Pair offset,
                   Pair* to) {
   for (; channels > 0; channels -= 4, from += 4, to += 2) {
@@ -253,7 +102,8 @@ __attribute__((noinline)) void ConvolveRow(const Row& row, const Pair* filters,
     // The last of an odd number is computed twice.
     const int first = x * row.step;
     const int second = x + 1 < row.windows ? row.step : 0;
-    std::int32_t a_sums[kCount], b_sums[kCount];
+    constexpr auto kSums = static_cast<std::size_t>(kCount);
+    std::int32_t a_sums[kSums], b_sums[kSums];
     for (int i = 0; i < kCount; ++i) {
       a_sums[i] = b_sums[i] = channels[i].bias;
     }
@@ -309,11 +159,13 @@ bool Convolve(const Convolution& c, const std::int8_t* input,
   const int columns = (c.out_width - 1) * c.stride_x + c.filter_width;
   const int rows_size = c.filter_height * columns * pairs;
   const int filter_size = area * pairs;
-  const int fit = Smaller(kChannels, (kPairs - rows_size) / filter_size);
+  const int fit = Smaller(kChannels, (kScratch - rows_size) / filter_size);
   const int at_once = fit < c.out_channels ? fit / kTogether * kTogether : fit;
-  if (c.filter_height > kMostRows || columns > kPairs || terms > 32768 ||
-      c.pad_x < 0 || c.pad_y < 0 || c.pad_y >= c.filter_height ||
-      c.pad_x >= c.filter_width || rows_size > kPairs || at_once < 1) {
+  // For very few windows the filters take longer to widen than it saves.
+  if (c.out_height * c.out_width < 4 || c.filter_height > kMostRows ||
+      columns > kScratch || terms > 32768 || c.pad_x < 0 || c.pad_y < 0 ||
+      c.pad_y >= c.filter_height || c.pad_x >= c.filter_width || at_once < 1 ||
+      !IsOffset(c.input_offset) || !Covered(c.output)) {
     return false;
   }
   bool usual = true;
@@ -327,7 +179,7 @@ bool Convolve(const Convolution& c, const std::int8_t* input,
     usual = usual && IsUsual(Rescale(factor), c.output);
   }
 
-  Pair scratch[kPairs];
+  Pair scratch[kScratch];
   Channel channels[kChannels];
   Pair* const rows = scratch + at_once * filter_size;
   const Pair offset = MakePair(c.input_offset, c.input_offset);
@@ -407,7 +259,9 @@ bool Add(const Addition& addition, const std::int8_t* a, const std::int8_t* b,
   if (size < 256 || addition.left_shift < 0 || addition.left_shift > 20 ||
       !Covered(addition.factor_a) || !Covered(addition.factor_b) ||
       !Covered(addition.factor) || addition.factor_a.shift > 0 ||
-      addition.factor_b.shift > 0 || addition.factor.shift > 0) {
+      addition.factor_b.shift > 0 || addition.factor.shift > 0 ||
+      !IsOffset(addition.offset_a) || !IsOffset(addition.offset_b) ||
+      !Covered(addition.output)) {
     return false;
   }
   std::int32_t a_table[256], b_table[256];  // twice what a code contributes
@@ -446,7 +300,8 @@ inline void Multiply(const Multiplication& by, const std::int8_t* a,
 }
 
 inline bool Covered(const Multiplication& by) {
-  return Covered(by.factor) && Limit(by.factor) > 255 * 255;
+  return Covered(by.factor) && Covered(by.output) && IsOffset(by.offset_a) &&
+         IsOffset(by.offset_b) && Limit(by.factor) > 255 * 255;
 }
 
 }  // namespace

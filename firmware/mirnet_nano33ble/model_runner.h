@@ -1,4 +1,4 @@
-// Runs the int8 model. model_runner.cpp is the only file that includes
+// Runs the int8 model. Only model_runner.cpp and kernel_resolver include
 // TensorFlow Lite Micro; the viewer's simulator has its own.
 #ifndef MIRNET_MODEL_RUNNER_H_
 #define MIRNET_MODEL_RUNNER_H_
