@@ -1,9 +1,9 @@
 """TensorFlow Lite Micro for Arduino on an emulated Cortex-M4: how many instructions does every operator take?
 
 The library is compiled by arm-none-eabi-g++ with the flags of the board's platform (arduino:mbed_nano, cflags.txt and
-cxxflags.txt of its ARDUINO_NANO33BLE variant) and linked with `counts_main.cpp` and the sketch's own kernels. QEMU runs it on mps2-an386 and lets
-every instruction take the same time, so that the machine's timer counts instructions. Nothing here knows how many
-cycles an instruction takes on silicon.
+cxxflags.txt of its ARDUINO_NANO33BLE variant) and linked with `counts_main.cpp` and the sketch's own kernels. QEMU runs
+it on mps2-an386 and lets every instruction take the same time, so that the machine's timer counts instructions. Nothing
+here knows how many cycles an instruction takes on silicon.
 
 A library is compiled once for each level of optimisation and kept, under a name that its content decides.
 """

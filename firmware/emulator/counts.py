@@ -8,8 +8,8 @@
 PATH is a clone of the library that the sketch uses, https://github.com/tensorflow/tflite-micro-arduino-examples. It is
 compiled as Arduino does (-Os) and for speed (-O2), which takes minutes the first time; QEMU runs it on a Cortex-M4. The
 model runs twice, with the library's kernels and with those of the sketch; counts that are kept and fitted are those of
-the library's. The input is dark noise, the outputs are compared with those of tflite-micro. This file and fit_cost.py import `conversion`,
-since they measure what it predicts; nothing else in firmware/ does.
+the library's. The input is dark noise, the outputs are compared with those of tflite-micro. This file and fit_cost.py
+import `conversion`, since they measure what it predicts; nothing else in firmware/ does.
 """
 from __future__ import annotations
 
