@@ -19,7 +19,7 @@ Status Begin();
 // The model's input: kInputSize codes, to be written before Run().
 std::int8_t* Input();
 
-// Runs the model once, which takes the board more than half a second. The input
+// Runs the model once, which is most of the work on a frame. The input
 // is overwritten.
 Status Run();
 

@@ -48,8 +48,8 @@ def test_same_bytes_on_a_cortex_m4(tmp_path: Path, level: str) -> None:
     need("qemu-system-arm")
     run(need("arm-none-eabi-gcc"), "-std=gnu11", *BOARD, level, "-c", EMULATOR / "start.c", "-o", tmp_path / "start.o")
     run(need("arm-none-eabi-g++"), *WARNINGS, *BOARD, level, "-fno-rtti", "-DON_BOARD", "-DCASES=300", "-I", SKETCH,
-        "-I", EMULATOR, *SOURCES, tmp_path / "start.o", "-nostartfiles", "-T", EMULATOR / "link.ld", "-Wl,--gc-sections",
-        "--specs=nosys.specs", "-o", tmp_path / "program.elf")
+        "-I", EMULATOR, *SOURCES, tmp_path / "start.o", "-nostartfiles", "-T", EMULATOR / "link.ld",
+        "-Wl,--gc-sections", "--specs=nosys.specs", "-o", tmp_path / "program.elf")
     assert emulate(tmp_path / "program.elf", tmp_path, timeout=300) == (0, "")
 
 
