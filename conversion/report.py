@@ -141,7 +141,7 @@ def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) 
     guessed = sorted({item.operator.name for item in cost.operators if not item.calibrated})
     sentences.append(f"One picture takes {cost.macs / 1e6:,.1f} million multiply-accumulates and, predicted, "
                      f"{cost.instructions / 1e6:,.1f} million instructions of a Cortex-M4 with -{cost.optimisation} "
-                     f"({kinds}"
+                     f"and the library's kernels ({kinds}"
                      + (f"; roughly guessed: {', '.join(guessed)}" if guessed else "")
                      + f"); the model has {cost.flash_bytes:,} bytes; on a 32-bit board its arena needs "
                      f"{cost.arena_bytes:,} bytes, and a better plan could save at most "

@@ -9,14 +9,14 @@ and the allocators of the library that the board runs, TFLM of February 2023 wit
 
 `floor_bytes` is what no planner can undercut: the largest sum of buffers that live at the same time.
 
-Instructions are predicted for a Cortex-M4 and the same library, compiled and linked as Arduino does (-Os) or with -O2.
-The loops of every kernel follow its source; the instructions of one pass through each are fitted, by least squares of
-relative errors, to what an emulated Cortex-M4 counts for some 560 operators (firmware/emulator, `make counts FIT=1`).
-Seven MIRNets that were not fitted, 79 to 191 million instructions, added up from their operators, are within 0.2 %;
-single operators of shapes that were not fitted are within 9 %. The model that ships, run as a whole, is within 0.2 %
-(-Os) and 0.4 % (-O2), its kinds of operators over 2 % of the whole within 2 %. Values matter little: between dark,
-black, white and noisy frames it differs by 0.3 %, between networks a MUL by up to 7 %. Dilation is taken as 1, pooling
-as without padding.
+Instructions are predicted for a Cortex-M4 and the kernels of the same library, not the sketch's own, compiled and
+linked as Arduino does (-Os) or with -O2. The loops of every kernel follow its source; the instructions of one pass
+through each are fitted, by least squares of relative errors, to what an emulated Cortex-M4 counts for some 560
+operators (firmware/emulator, `make counts FIT=1`). Seven MIRNets that were not fitted, 79 to 191 million instructions,
+added up from their operators, are within 0.2 %; single operators of shapes that were not fitted are within 9 %. The
+model that ships, run as a whole, is within 0.2 % (-Os) and 0.4 % (-O2), its kinds of operators over 2 % of the whole
+within 2 %. Values matter little: between dark, black, white and noisy frames it differs by 0.3 %, between networks a
+MUL by up to 7 %. Dilation is taken as 1, pooling as without padding.
 """
 from __future__ import annotations
 

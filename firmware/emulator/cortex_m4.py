@@ -1,9 +1,9 @@
 """TensorFlow Lite Micro for Arduino on an emulated Cortex-M4: how many instructions does every operator take?
 
 The library is compiled by arm-none-eabi-g++ with the flags of the board's platform (arduino:mbed_nano, cflags.txt and
-cxxflags.txt of its ARDUINO_NANO33BLE variant) and linked with `counts_main.cpp`. QEMU runs it on mps2-an386 and lets
-every instruction take the same time, so that the machine's timer counts instructions. Nothing here knows how many
-cycles an instruction takes on silicon.
+cxxflags.txt of its ARDUINO_NANO33BLE variant) and linked with `counts_main.cpp` and the sketch's own kernels. QEMU runs
+it on mps2-an386 and lets every instruction take the same time, so that the machine's timer counts instructions. Nothing
+here knows how many cycles an instruction takes on silicon.
 
 A library is compiled once for each level of optimisation and kept, under a name that its content decides.
 """
@@ -22,6 +22,7 @@ from typing import Callable
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+SKETCH = HERE.parent / "mirnet_nano33ble"
 BUILD = HERE.parents[1] / "build" / "emulator"
 LEVELS = ("Os", "O2")  # as Arduino builds; as firmware/README.md says how to
 COMMIT = "7948b85e020470a30a83bf00e10fc43b486bfcba"  # of the library
@@ -119,25 +120,25 @@ def build(library: str | os.PathLike[str], level: str, *, archive: bool = False,
     flags = (*LIBRARY, f"-{level}", "-I", str(library / "src"))
     key = _digest(version, repr((LIBRARY, STANDARD)).encode(), *_contents(library / "src", ("*.c", "*.cpp", "*.h")))
     objects = (folder or BUILD) / f"{level}-{key}"
-    own_key = _digest(*_contents(HERE, ("*.c", "*.cpp", "*.h", "*.ld")))
+    own = [HERE / "start.c", HERE / "counts_main.cpp", SKETCH / "kernels.cpp", SKETCH / "kernel_resolver.cpp"]
+    own_key = _digest(*_contents(HERE, ("*.c", "*.cpp", "*.h", "*.ld")), *_contents(SKETCH, ("kernel*.*",)))
     program = objects / f"{'archive' if archive else 'counts'}-{own_key}.elf"
     if program.exists():
         return program
 
     def compiled(source: Path) -> Path:
-        own = source.parent == HERE
-        name = source.name if own else "_".join(source.relative_to(library / "src").parts)
+        name = source.name if source in own else "_".join(source.relative_to(library / "src").parts)
         made = objects / f"{name}.o"
-        if own or not made.exists():
+        if source in own or not made.exists():
             with tempfile.TemporaryDirectory(dir=objects) as temporary:
                 part = Path(temporary) / "part.o"
-                _call([compilers[source.suffix], *STANDARD[source.suffix], *flags, "-I", HERE, "-c", source,
-                       "-o", part], f"{source} does not compile")
+                _call([compilers[source.suffix], *STANDARD[source.suffix], *flags, "-I", HERE, "-I", SKETCH, "-c",
+                       source, "-o", part], f"{source} does not compile")
                 os.replace(part, made)
         return made
 
     objects.mkdir(parents=True, exist_ok=True)
-    sources = [HERE / "start.c", HERE / "counts_main.cpp", *sources]
+    sources = [*own, *sources]
     made = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path in pool.map(compiled, sources):
@@ -146,12 +147,12 @@ def build(library: str | os.PathLike[str], level: str, *, archive: bool = False,
                 progress(f"-{level}: {len(made)} of {len(sources)} files compiled")
     with tempfile.TemporaryDirectory(dir=objects) as temporary:
         part = Path(temporary) / "part.elf"
-        own, theirs = made[:2], made[2:]
+        ours, theirs = made[:len(own)], made[len(own):]
         if archive:
             _call([need("arm-none-eabi-ar", GET_COMPILER), "rcs", Path(temporary) / "library.a", *theirs],
                   "the library cannot be archived")
             theirs = [Path(temporary) / "library.a"]
-        _call([compilers[".cpp"], *CPU, *own, *theirs, "-nostartfiles", "-T", HERE / "link.ld", "-Wl,--gc-sections",
+        _call([compilers[".cpp"], *CPU, *ours, *theirs, "-nostartfiles", "-T", HERE / "link.ld", "-Wl,--gc-sections",
                "--specs=nosys.specs", "-o", part], "the program does not link")
         os.replace(part, program)
     return program
@@ -195,13 +196,14 @@ FAILURES = {1: "it does not read its inputs", 2: "it has more than 6 MiB or 4,09
             3: "the library refuses it", 4: "its results cannot be written", 70: "the program crashed"}
 
 
-def count(program: Path, model: bytes, inputs: bytes) -> Counted:
+def count(program: Path, model: bytes, inputs: bytes, *, sketch_kernels: bool = False) -> Counted:
     """Run a model once and count.
 
     Args:
         program: what `build` returns.
         model: the content of a `.tflite`.
         inputs: the bytes of all its inputs, one after the other.
+        sketch_kernels: run the sketch's own kernels where they cover an operator, not the library's.
 
     Raises:
         EmulatorError: the library cannot run this model.
@@ -210,6 +212,8 @@ def count(program: Path, model: bytes, inputs: bytes) -> Counted:
         folder = Path(temporary)
         (folder / "model").write_bytes(model)
         (folder / "in").write_bytes(inputs)
+        if sketch_kernels:
+            (folder / "sketch_kernels").touch()
         status, text = emulate(program, folder)
         if status:
             reason = FAILURES.get(status, f"QEMU ended with status {status}")

@@ -7,8 +7,9 @@
 
 PATH is a clone of the library that the sketch uses, https://github.com/tensorflow/tflite-micro-arduino-examples. It is
 compiled as Arduino does (-Os) and for speed (-O2), which takes minutes the first time; QEMU runs it on a Cortex-M4. The
-input is dark noise, the outputs are compared with those of tflite-micro. This file and fit_cost.py import `conversion`,
-since they measure what it predicts; nothing else in firmware/ does.
+model runs twice, with the library's kernels and with those of the sketch; counts that are kept and fitted are those of
+the library's. The input is dark noise, the outputs are compared with those of tflite-micro. This file and fit_cost.py
+import `conversion`, since they measure what it predicts; nothing else in firmware/ does.
 """
 from __future__ import annotations
 
@@ -68,8 +69,9 @@ def _run(options: argparse.Namespace) -> int:
     model = options.model.read_bytes()
     inputs = noise(graph, highest=DARK)
     counted = {level: count(program, model, inputs) for level, program in programs.items()}
-    print("\n".join(table(graph, counted)))
-    print(verdict(model, graph, inputs, counted))
+    sketch = {level: count(program, model, inputs, sketch_kernels=True) for level, program in programs.items()}
+    print("\n".join(table(graph, counted, sketch)))
+    print(verdict(model, graph, inputs, [*counted.values(), *sketch.values()]))
     if options.fit or options.record:
         content = json.loads(COUNTS.read_text())
         content["shipped"] = {SHIPPED.name: rows_of(graph, counted)}
@@ -82,33 +84,39 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def table(graph: Graph, counted: dict[str, Counted]) -> list[str]:
-    """Print counts beside what `cost` predicts, one line for every kind of operator."""
+def table(graph: Graph, counted: dict[str, Counted], sketch: dict[str, Counted]) -> list[str]:
+    """Print counts of the library's kernels, what `cost` predicts of them, and counts of the sketch's kernels.
+
+    There is one line for every kind of operator.
+    """
     predicted = {level: cost(graph, optimisation=level) for level in counted}
-    head = "".join(f"{f'-{level}':>14}{'predicted':>14}" for level in counted)
+    head = "".join(f"{f'-{level}':>14}{'predicted':>14}{'sketch':>14}" for level in counted)
     lines = [f"{'instructions of':24}{'calls':>6}{head}"]
     for name, calls in graph.counts().items():
         cells = "".join(f"{run.by_kind()[name]:14,}{predicted[level].by_kind()[name]:14,}"
-                        for level, run in counted.items())
+                        f"{sketch[level].by_kind()[name]:14,}" for level, run in counted.items())
         lines.append(f"{name:24}{calls:6}{cells}")
     lines[1:] = sorted(lines[1:], key=lambda line: -int(line[30:44].replace(",", "")))
     lines.append(f"{'all operators':24}{len(graph.operators):6}" + "".join(
-        f"{run.total:14,}{predicted[level].instructions:14,}" for level, run in counted.items()))
-    lines.append(f"{'Invoke()':30}" + "".join(f"{run.invoke:14,}{'':14}" for run in counted.values()))
+        f"{run.total:14,}{predicted[level].instructions:14,}{sketch[level].total:14,}"
+        for level, run in counted.items()))
+    lines.append(f"{'Invoke()':30}" + "".join(f"{run.invoke:14,}{'':14}{sketch[level].invoke:14,}"
+                                              for level, run in counted.items()))
     first = next(iter(counted))
-    lines.append(f"{'arena, bytes':30}" + f"{counted[first].arena_bytes:14,}{predicted[first].arena_bytes:14,}")
+    lines.append(f"{'arena, bytes':30}{counted[first].arena_bytes:14,}{predicted[first].arena_bytes:14,}"
+                 f"{sketch[first].arena_bytes:14,}")
     return lines
 
 
-def verdict(model: bytes, graph: Graph, inputs: bytes, counted: dict[str, Counted]) -> str:
-    """Compare the outputs of all levels with those of tflite-micro.
+def verdict(model: bytes, graph: Graph, inputs: bytes, runs: list[Counted]) -> str:
+    """Compare the outputs of all runs with those of tflite-micro.
 
     Raises:
         UserError: they differ.
     """
-    outputs = {run.outputs for run in counted.values()}
+    outputs = {run.outputs for run in runs}
     if len(outputs) > 1:
-        raise UserError(f"the outputs of {', '.join(f'-{level}' for level in counted)} differ: this compiler is broken")
+        raise UserError("the outputs of the runs differ: this compiler or a kernel of the sketch is broken")
     try:
         from tflite_micro import runtime
     except ImportError:

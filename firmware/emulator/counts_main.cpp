@@ -2,11 +2,13 @@
 // operator. Reads "model" and "in", the bytes of all its inputs; writes "out",
 // the bytes of all its outputs, and "counts": one Count for the memory that the
 // interpreter takes of its arena, one for the whole of Invoke(), then one for
-// each operator in the order in which they ran.
+// each operator in the order in which they ran. The kernels are the library's,
+// or those of the sketch where there is a file "sketch_kernels".
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
+#include "kernel_resolver.h"
 #include "start.h"
 #include "tensorflow/lite/micro/debug_log.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
@@ -83,8 +85,8 @@ bool Load(const char* name, std::uint8_t* data, std::size_t most) {
 }
 
 // All that cost.py predicts, and the most usual others.
-using Resolver = tflite::MicroMutableOpResolver<32>;
-void Register(Resolver* resolver) {
+using Resolver = mirnet::KernelResolver<32>;
+void Register(Resolver::Base* resolver) {
   resolver->AddAdd();
   resolver->AddAveragePool2D();
   resolver->AddConcatenation();
@@ -121,14 +123,17 @@ void Register(Resolver* resolver) {
 
 int Run() {
   Profiler profiler;
-  Resolver resolver;
-  Register(&resolver);
+  Resolver::Base library;
+  Resolver sketch;
+  Resolver::Base* const resolver =
+      OpenFile("sketch_kernels", 0) < 0 ? &library : &sketch;
+  Register(resolver);
   std::memset(counts, 0, sizeof counts);
   if (!Load("model", model, sizeof model)) {
     return kTooLarge;
   }
-  tflite::MicroInterpreter interpreter(tflite::GetModel(model), resolver, arena,
-                                       sizeof arena, nullptr, &profiler);
+  tflite::MicroInterpreter interpreter(tflite::GetModel(model), *resolver,
+                                       arena, sizeof arena, nullptr, &profiler);
   if (interpreter.AllocateTensors() != kTfLiteOk) {
     return kRefused;
   }

@@ -2,9 +2,9 @@
 
 #include <TensorFlowLite.h>
 
+#include "kernel_resolver.h"
 #include "memory_budget.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
-#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
 #include "tensorflow/lite/schema/schema_generated.h"
 
 namespace mirnet {
@@ -28,7 +28,7 @@ Status Begin() {
   if (model->version() != TFLITE_SCHEMA_VERSION) {
     return Status::kModelVersion;
   }
-  static tflite::MicroMutableOpResolver<kOperatorCount> resolver;
+  static KernelResolver<kOperatorCount> resolver;
   if (RegisterOperators(&resolver) != 0) {
     return Status::kOperators;
   }

@@ -1,4 +1,4 @@
-// Runs the int8 model. model_runner.cpp is the only file that includes
+// Runs the int8 model. Only model_runner.cpp and kernel_resolver include
 // TensorFlow Lite Micro; the viewer's simulator has its own.
 #ifndef MIRNET_MODEL_RUNNER_H_
 #define MIRNET_MODEL_RUNNER_H_
@@ -19,7 +19,7 @@ Status Begin();
 // The model's input: kInputSize codes, to be written before Run().
 std::int8_t* Input();
 
-// Runs the model once, which takes the board more than half a second. The input
+// Runs the model once, which is most of the work on a frame. The input
 // is overwritten.
 Status Run();
 

@@ -21,7 +21,7 @@ from link import InputError, LinkError, from_rgb565, to_rgb565
 
 HERE = Path(__file__).resolve().parent
 SKETCH = HERE.parent / "mirnet_nano33ble"
-BOARD_ONLY = ("board_nano33ble.cpp", "image_source_camera.cpp", "model_runner.cpp")
+BOARD_ONLY = ("board_nano33ble.cpp", "image_source_camera.cpp", "kernel_resolver.cpp", "model_runner.cpp")
 FLAGS = ("-std=gnu++14", "-O2")
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 CAMERA_SILENT = 5  # a status of PROTOCOL.md

@@ -41,12 +41,67 @@ def test_the_shipped_model_takes_the_recorded_instructions(library, capsys):
     assert "bytes equal to those of tflite-micro" in result.out
     line = next(line for line in result.out.splitlines() if line.startswith("all operators"))
     numbers = [int(part.replace(",", "")) for part in line.split()[2:]]
-    calls, counted, predicted = numbers[0], numbers[1::2], numbers[2::2]
+    calls, counted, predicted, sketch = numbers[0], numbers[1::3], numbers[2::3], numbers[3::3]
     assert calls == sum(row[4] for row in SHIPPED)
     for level, found, expected in zip(COUNTS["levels"], counted, predicted):
         index = 5 + COUNTS["levels"].index(level)
         assert found == pytest.approx(sum(row[index] for row in SHIPPED), rel=0.01)
         assert found == pytest.approx(expected, rel=0.02)
+    assert sketch[0] < 0.65 * counted[0] and sketch[1] < 0.65 * counted[1]
+
+
+def test_the_sketch_s_kernels_compute_the_library_s_bytes(library):
+    """All kinds of operators that the sketch has kernels for: some are left to the library, at its cost."""
+    from cortex_m4 import build, count
+    from fit_cost import model_of, noise
+
+    program = build(library, "Os")
+    rows = [row[:4] for row in ROWS if row[0] in ("ADD", "CONV_2D", "MUL", "RESIZE_BILINEAR")]
+    faster = 0
+    for row in rows[::6]:
+        model = model_of(row)
+        inputs = noise(read_graph(model))
+        theirs, ours = (count(program, model, inputs, sketch_kernels=sketch) for sketch in (False, True))
+        assert theirs.outputs == ours.outputs, row
+        assert ours.total < 1.1 * theirs.total + 1000, row
+        faster += ours.total < 0.8 * theirs.total
+    assert 0 < len(rows[::6]) / 2 < faster
+
+
+def test_what_the_sketch_leaves_to_the_library(library):
+    """Batches, dilation and corners that are aligned: the same bytes for the library's instructions."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+    from cortex_m4 import build, count
+    from fit_cost import noise
+    from single_operators import single_operator
+
+    def changed(model, **options):
+        content = schema.ModelT.InitFromPackedBuf(model, 0)
+        for name, value in options.items():
+            setattr(content.subgraphs[0].operators[0].builtinOptions, name, value)
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(content.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    weights = (8, 3, 3, 8)
+    convolution = single_operator("CONV_2D", (1, 1), [(1, 8, 8, 8), weights], (1, 8, 8, 8))
+    resize = single_operator("RESIZE_BILINEAR", (1, 1), [(1, 8, 8, 8), (2,)], (1, 16, 16, 8))
+    program = build(library, "Os")
+    for covered, model in (
+            (True, convolution), (True, resize),
+            (True, changed(convolution, fusedActivationFunction=schema.ActivationFunctionType.RELU6)),
+            (False, single_operator("CONV_2D", (1, 1), [(2, 8, 8, 8), weights], (2, 8, 8, 8))),
+            (False, changed(convolution, dilationHFactor=2, dilationWFactor=2)),
+            (False, changed(resize, halfPixelCenters=False, alignCorners=True)),
+            (False, changed(resize, halfPixelCenters=False)),
+            (False, single_operator("RESIZE_BILINEAR", (1, 1), [(1, 8, 8, 8), (2,)], (1, 24, 24, 8))),
+            (False, single_operator("ADD", (1, 1), [(1, 8, 8, 8), (1, 1, 1, 8)], (1, 8, 8, 8))),
+            (False, single_operator("MUL", (1, 1), [(1, 8, 8, 8), (1, 8, 1, 8)], (1, 8, 8, 8)))):
+        inputs = noise(read_graph(model))
+        theirs, ours = (count(program, model, inputs, sketch_kernels=sketch) for sketch in (False, True))
+        assert theirs.outputs == ours.outputs
+        assert ours.total < 0.8 * theirs.total if covered else 0 < ours.total - theirs.total < 1000
 
 
 def test_an_operator_alone_takes_the_recorded_instructions(library):
