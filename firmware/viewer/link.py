@@ -32,6 +32,7 @@ class Type(enum.IntEnum):
     TEST_PICTURE = 0x04
     ENHANCE = 0x05
     STREAM = 0x06
+    EXPOSURE = 0x07
     INFO_TEXT = 0x81
     SELF_TEST_TEXT = 0x82
     DARK_FRAME = 0x83

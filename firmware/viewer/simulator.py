@@ -111,12 +111,14 @@ class Simulator:
         """Plug the board in; the sketch starts from setup()."""
         board_end, computer_end = os.openpty()
         tty.setraw(computer_end)
-        self._ends = board_end, computer_end  # the second stays open, or the first would end with the first viewer
+        terminal = os.ttyname(computer_end)
+        os.close(computer_end)  # so that the sketch sees when a viewer has opened it
+        self._board_end = board_end
         self._process = subprocess.Popen([self._program, "run", str(board_end)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, pass_fds=[board_end], bufsize=0)
         self._thread = threading.Thread(target=self._serve, args=(self._process,), daemon=True)
         self._thread.start()
-        os.symlink(os.ttyname(computer_end), self.port)
+        os.symlink(terminal, self.port)
 
     def unplug(self) -> int | None:
         """Pull the plug. Returns None if the sketch was running, else the exit status with which it had ended."""
@@ -127,8 +129,7 @@ class Simulator:
         self._process.kill()
         self._process.wait()
         self._thread.join()
-        for end in self._ends:
-            os.close(end)
+        os.close(self._board_end)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -26,7 +26,8 @@ void Write(const void* data, std::size_t size) {
   std::fwrite(data, 1, size, stdout);
 }
 
-// Frames and maps in, an exposure as argument; inputs of the model, the way back, restored pictures out.
+// Frames and maps in, an exposure as argument; inputs of the model, the way
+// back, restored pictures out.
 int Pixels(int exposure) {
   std::vector<std::uint8_t> frame(mirnet::kFrameSize);
   std::vector<std::int8_t> maps(mirnet::kOutputSize);
@@ -165,6 +166,7 @@ std::uint32_t Millis() { return clock_millis; }
 // what the lamp did and how many bytes were sent.
 void Wait(std::uint32_t milliseconds) {
   clock_millis += milliseconds;
+  mirnet::UpdateLamps();  // as the board's interrupt does
   std::putchar(red_lamp ? 'r' : '.');
   if (clock_millis >= 10000) {
     std::printf(" %lu", static_cast<unsigned long>(sent.size()));
