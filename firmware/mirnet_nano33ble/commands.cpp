@@ -58,6 +58,10 @@ Source Commands::Next(Status camera) {
       }
     }
   }
+  if (!board::Connected()) {  // who began it is gone
+    stream_ = Source::kNone;
+    decoder_.Reset();
+  }
   if (decoder_.receiving()) {
     const std::uint32_t now = board::Millis();
     if (arrived) {
@@ -67,9 +71,6 @@ Source Commands::Next(Status camera) {
       decoder_.Reset();
       Report(Status::kDamaged);
     }
-  }
-  if (!board::Connected()) {
-    stream_ = Source::kNone;
   }
   if (stream_ == Source::kNone || !decoder_.idle()) {
     return Source::kNone;

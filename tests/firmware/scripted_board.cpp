@@ -8,6 +8,9 @@
 //   c 1, c 0   a program opens or closes the port
 //   s n   the camera is silent for the next n frames
 //   m n   the model takes n milliseconds from now on
+//   x n   the first code of its output is exclusive-ored with n
+//
+// A step that takes more than a minute ends the program: the sketch has halted.
 //
 // The answer, on stdout: the number (4 bytes) of bytes that the sketch sent and
 // the bytes; how often it asked the clock (4 bytes); how often it started the
@@ -32,13 +35,15 @@ void loop();
 namespace {
 
 constexpr std::uint32_t kTickMillis = 20;
+constexpr std::uint32_t kLongestStep = 60000;
 constexpr std::uint32_t kCameraMillis = 200, kSilentMillis = 3000;
 
 std::string sent;
 std::deque<std::uint8_t> arrived;
 std::string lamps;
 char lamp = '.';
-std::uint32_t clock_millis = 0, clock_asked = 0, model_millis = 0;
+std::uint32_t clock_millis = 0, clock_asked = 0, model_millis = 0,
+              model_error = 0, step_began = 0;
 std::uint32_t camera_started = 0, camera_silent = 0;
 bool connected = false;
 void (*on_tick)() = nullptr;
@@ -62,6 +67,9 @@ void PutNumber(std::uint32_t value) {
 // Time passes, whatever the sketch does.
 void Pass(std::uint32_t milliseconds) {
   for (; milliseconds > 0; --milliseconds) {
+    if (clock_millis - step_began > kLongestStep) {
+      Finish();
+    }
     if (++clock_millis % kTickMillis == 0 && on_tick != nullptr) {
       on_tick();
       lamps += lamp;
@@ -133,6 +141,7 @@ std::int8_t* Input() { return input; }
 Status Run() {
   Pass(model_millis);
   std::memcpy(output, kGoldenOutput, sizeof output);
+  output[0] = static_cast<std::int8_t>(output[0] ^ model_error);
   return Status::kOk;
 }
 
@@ -166,6 +175,7 @@ int main() {
   model_millis = 1000;
   setup();
   while (ReadStep(&step, &number)) {
+    step_began = clock_millis;
     if (step == 'b') {
       std::vector<std::uint8_t> bytes(number);
       if (std::fread(bytes.data(), 1, bytes.size(), stdin) != bytes.size()) {
@@ -189,6 +199,8 @@ int main() {
       camera_silent = number;
     } else if (step == 'm') {
       model_millis = number;
+    } else if (step == 'x') {
+      model_error = number;
     } else {
       return 2;
     }

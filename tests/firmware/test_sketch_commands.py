@@ -14,8 +14,8 @@ import pytest
 from link import MAGIC, VERSION, Decoder, Message, Type
 from sketch_tools import HERE, SKETCH, WARNINGS, constants_of, need, run, set_arrays, set_constants
 
-OPEN, SILENT, MODEL, WAIT = "c", "s", "m", "w"
-OK, DAMAGED, BAD_COMMAND, WRONG_VERSION, CAMERA_SILENT = 0, 1, 2, 3, 5
+OPEN, SILENT, MODEL, WRONG, WAIT = "c", "s", "m", "x", "w"
+OK, DAMAGED, BAD_COMMAND, WRONG_VERSION, CAMERA_SILENT, SELF_TEST = 0, 1, 2, 3, 5, 11
 SIDE = 20  # of the small board's frames, in pixels
 MESSAGES = 20_000
 
@@ -122,6 +122,13 @@ def test_a_stream_ends_when_its_computer_closes_the_port(board: Board) -> None:
     assert answer.heads()[-1] == (Type.INFO_TEXT, 8)
 
 
+def test_half_a_message_is_dropped_with_its_port(board: Board) -> None:
+    """Else it would swallow what the next program asks."""
+    half = Message(Type.ENHANCE, 9, bytes(38_400)).encode()[:20_000]
+    answer = board((OPEN, 1), half, (OPEN, 0), (WAIT, 10), (OPEN, 1), Message(Type.INFO, 8), (WAIT, 600))
+    assert answer.heads() == [(Type.INFO_TEXT, 8)]
+
+
 def test_a_silent_camera_is_said_and_started_anew_and_the_stream_goes_on(board: Board) -> None:
     answer = board((OPEN, 1), (SILENT, 2), Message(Type.STREAM, 7, b"\1"), (WAIT, 12_000))
     assert answer.statuses() == [(7, OK), (7, CAMERA_SILENT), (7, CAMERA_SILENT)]
@@ -149,6 +156,13 @@ def test_a_status_that_comes_again_does_not_spoil_the_count(board: Board) -> Non
 def test_blue_while_the_sketch_starts(board: Board) -> None:
     lamps = board((WAIT, 1000)).lamps
     assert re.fullmatch(r"b{90,}g{40,}", lamps), lamps
+
+
+def test_a_self_test_that_fails_says_how_far_and_halts(board: Board) -> None:
+    answer = board((OPEN, 1), (WRONG, 1), Message(Type.SELF_TEST, 9))
+    line = answer.sent[0].payload.decode()
+    assert line.startswith("self-test=failed") and "differing=1 " in line and "largest=1 " in line
+    assert set(answer.statuses()) == {(9, SELF_TEST)} and 28 <= len(answer.statuses()) <= 31, "every two seconds"
 
 
 def test_exposure_of_another_range_or_length_is_refused(board: Board) -> None:
