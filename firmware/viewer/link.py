@@ -10,7 +10,7 @@ import struct
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import Callable, Container, Iterator, TypeVar
+from typing import Callable, Container, Generator, Iterator, TypeVar
 
 import numpy as np
 import serial
@@ -340,7 +340,7 @@ class Link:
 
 
 def watch(find: Callable[[], str], *, test_picture: bool = False, frames: int | None = None,
-          exposure: Callable[[], int] = lambda: 0) -> Iterator[Picture | str]:
+          exposure: Callable[[], int] = lambda: 0) -> Generator[Picture | str, None, None]:
     """Yield the board's pictures and, as text, their rate; wait while the board is unplugged and say so.
 
     Args:

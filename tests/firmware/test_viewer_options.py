@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import serial
 from link import Link, LinkError, Message, Picture, Type, from_rgb565, to_rgb565, watch
-from PIL import Image
 from pictures import names_for, read_picture
+from PIL import Image
 from simulator import Simulator
 from sketch_tools import FIRMWARE, SKETCH, constants_of, need
 
