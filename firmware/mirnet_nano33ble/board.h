@@ -10,14 +10,22 @@
 namespace mirnet {
 namespace board {
 
-void Begin();
+// From then on an interrupt calls `tick` every 20 milliseconds or so.
+void Begin(void (*tick)());
+
+// Whether a program on the computer has the port open.
+bool Connected();
 
 // The next byte from the computer, or -1 if there is none now.
 int Read();
 
-// Sends bytes and waits while the computer is slow. False if nobody reads them.
+// Sends bytes and waits while the computer is slow. False if the port is closed
+// or nobody reads it for kWriteMillis.
+constexpr std::uint32_t kWriteMillis = 1000;
 bool Write(const std::uint8_t* data, std::size_t size);
 
+// Both wrap around. The board's take some microseconds: do not call them for
+// every byte.
 std::uint32_t Millis();
 std::uint32_t Micros();
 void Wait(std::uint32_t milliseconds);

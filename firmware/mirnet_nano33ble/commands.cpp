@@ -42,8 +42,9 @@ Commands::Commands(std::uint8_t* frame)
     : frame_(frame), decoder_(frame, kFrameSize) {}
 
 Source Commands::Next(Status camera) {
+  bool arrived = false;
   for (int byte = board::Read(); byte >= 0; byte = board::Read()) {
-    last_byte_at_ = board::Millis();
+    arrived = true;
     const auto event = decoder_.Push(static_cast<std::uint8_t>(byte));
     if (event == Decoder::Event::kNone) {
       continue;
@@ -57,14 +58,25 @@ Source Commands::Next(Status camera) {
       }
     }
   }
-  if (decoder_.idle()) {
-    return stream_;
-  }
-  if (board::Millis() - last_byte_at_ > kPauseMillis) {
+  if (!board::Connected()) {  // who began it is gone
+    stream_ = Source::kNone;
     decoder_.Reset();
-    Report(Status::kDamaged);
   }
-  return Source::kNone;
+  if (decoder_.receiving()) {
+    const std::uint32_t now = board::Millis();
+    if (arrived) {
+      last_byte_at_ = now;
+    } else if (now - last_byte_at_ > kPauseMillis) {
+      sink::Answer(decoder_.idle() ? 0 : decoder_.tag());
+      decoder_.Reset();
+      Report(Status::kDamaged);
+    }
+  }
+  if (stream_ == Source::kNone || !decoder_.idle()) {
+    return Source::kNone;
+  }
+  sink::Answer(stream_tag_);
+  return stream_;
 }
 
 Source Commands::Obey(Status camera) {
@@ -103,6 +115,7 @@ Source Commands::Obey(Status camera) {
     case Message::kStream:
       if (length == 1 && frame_[0] <= static_cast<int>(Source::kTestPicture)) {
         stream_ = static_cast<Source>(frame_[0]);
+        stream_tag_ = decoder_.tag();
         sink::SendStatus(Status::kOk);
         return Source::kNone;
       }

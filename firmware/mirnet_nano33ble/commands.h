@@ -18,12 +18,13 @@ class Commands {
   explicit Commands(std::uint8_t* frame);
 
   // Reads the bytes that have arrived, answers commands that need no frame, and
-  // returns the source of the next frame, kNone if there is none to take.
+  // returns the source of the next frame, kNone if there is none to take. What
+  // is sent from then on answers the command that asked for this frame.
   //   camera: its status, for the info message.
   Source Next(Status camera);
 
-  // Next() returns no more frames of a stream that the computer asked for.
-  void EndStream() { stream_ = Source::kNone; }
+  // Whether a part of a message has arrived: call Next() again soon.
+  bool receiving() const { return decoder_.receiving(); }
 
   // How much brighter than the network thinks, in steps of 1/8 EV.
   int exposure() const { return exposure_; }
@@ -34,6 +35,7 @@ class Commands {
   const std::uint8_t* frame_;
   Decoder decoder_;
   Source stream_ = Source::kNone;
+  std::uint8_t stream_tag_ = 0;  // of the command that started it
   int exposure_ = 0;
   std::uint32_t last_byte_at_ = 0;  // milliseconds
 };

@@ -16,8 +16,8 @@ enum class Source : std::uint8_t {
   kComputer = 3,     // a command has brought it
 };
 
-// Starts the camera. Call it once; it takes a second, and its library uses the
-// heap.
+// Starts the camera, or starts it anew. It takes a second, and its library uses
+// the heap.
 Status BeginCamera();
 
 // Each writes a frame of kFrameSize bytes, valid only if it returns kOk. The

@@ -48,6 +48,10 @@ Status state = Status::kNoCamera;
 }  // namespace
 
 Status BeginCamera() {
+  if (state == Status::kOk) {
+    Camera.end();  // frees what begin() took
+    state = Status::kNoCamera;
+  }
   if (Camera.begin(QQVGA, RGB565, kFramesPerSecond, OV7675) != 0) {
     state = Status::kOk;
   }

@@ -21,7 +21,8 @@ static mirnet::Status camera;
 static std::uint32_t number = 0;  // of the frame
 
 void setup() {
-  mirnet::board::Begin();
+  mirnet::board::Begin(mirnet::UpdateLamps);
+  mirnet::ShowBusy(true);
   mirnet::Status status = mirnet::model_runner::Begin();
   if (status == mirnet::Status::kOk) {
     status = mirnet::SelfTest();
@@ -31,21 +32,30 @@ void setup() {
   }
   camera = mirnet::BeginCamera();
   mirnet::Report(camera);  // without a camera the computer can send frames
+  mirnet::ShowBusy(false);
 }
 
 void loop() {
-  mirnet::UpdateLamps();
   const mirnet::Source source = commands.Next(camera);
   if (source == mirnet::Source::kNone) {
+    if (!commands.receiving()) {
+      mirnet::board::Wait(1);  // the processor sleeps
+    }
     return;
   }
   mirnet::ShowBusy(true);
 
-  // Read the dark frame and send it.
+  // Read the dark frame and send it. A camera that was silent is started anew.
+  const bool from_camera = source == mirnet::Source::kCamera;
+  if (from_camera && camera != mirnet::Status::kOk) {
+    camera = mirnet::BeginCamera();
+  }
   std::uint32_t start = mirnet::board::Micros();
   mirnet::Status status = mirnet::ReadFrame(source, frame);
+  if (from_camera) {
+    camera = status;
+  }
   if (status != mirnet::Status::kOk) {
-    commands.EndStream();
     mirnet::Report(status);
     mirnet::ShowBusy(false);
     return;

@@ -51,7 +51,11 @@ class Decoder {
   // Drops a half received message. Call it when the rest does not come.
   void Reset();
 
-  // Whether no payload is being written to the buffer.
+  // Whether a message has begun and is not whole yet.
+  bool receiving() const { return received_ > 0; }
+
+  // Whether no payload is being written to the buffer. If it is false, type()
+  // and tag() are valid.
   bool idle() const { return received_ < kHeaderSize; }
 
   std::uint8_t type() const { return header_[3]; }

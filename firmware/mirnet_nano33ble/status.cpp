@@ -6,14 +6,15 @@
 namespace mirnet {
 namespace {
 
-constexpr std::uint32_t kBlinkMillis = 300;  // on for the first half
+constexpr std::uint32_t kBlinkMillis = 600;  // on for the first half
 constexpr std::uint32_t kPauseBlinks = 3;    // dark between two rounds
 constexpr std::uint32_t kRepeatMillis = 2000;
 
-Status shown = Status::kOk;
-std::uint32_t shown_since = 0;  // milliseconds
-bool shown_busy = false;
-bool halted = false;
+// UpdateLamps() reads these in an interrupt.
+volatile Status shown = Status::kOk;
+volatile std::uint32_t shown_since = 0;  // milliseconds
+volatile bool shown_busy = false;
+volatile bool halted = false;
 
 }  // namespace
 
@@ -30,10 +31,9 @@ const char* Describe(Status status) {
       return "a message is of another version of the protocol: upload the "
              "sketch that belongs to the viewer";
     case Status::kNoCamera:
-      return "no camera answers: check its wires, then press the reset button";
+      return "no camera answers: check its wires";
     case Status::kCameraSilent:
-      return "the camera sends no picture: check its wires, then press the "
-             "reset button";
+      return "the camera sends no picture: check its wires";
     case Status::kModelVersion:
       return "the model has a schema that the library does not know: convert "
              "it again";
@@ -59,17 +59,18 @@ void Report(Status status) {
   if (status == Status::kOk) {
     return;
   }
-  shown = status;
-  shown_since = board::Millis();
+  if (status != shown) {  // else the lamp goes on counting
+    shown_since = board::Millis();
+    shown = status;
+  }
   sink::SendStatus(status);
 }
 
 void Halt(Status status) {
   halted = true;
   Report(status);
-  for (std::uint32_t sent_at = shown_since;;) {
+  for (std::uint32_t sent_at = board::Millis();;) {
     board::Wait(10);
-    UpdateLamps();
     if (board::Millis() - sent_at >= kRepeatMillis) {
       sent_at = board::Millis();
       sink::SendStatus(status);
@@ -79,7 +80,8 @@ void Halt(Status status) {
 
 void UpdateLamps() {
   const std::uint32_t elapsed = board::Millis() - shown_since;
-  const auto count = static_cast<std::uint32_t>(shown);
+  const Status status = shown;
+  const auto count = static_cast<std::uint32_t>(status);
   const std::uint32_t round = count + kPauseBlinks;
   const std::uint32_t blink = elapsed / kBlinkMillis;
   if (blink >= round && !halted) {
@@ -91,9 +93,6 @@ void UpdateLamps() {
   board::SetLamps(red, well && !shown_busy, well && shown_busy);
 }
 
-void ShowBusy(bool busy) {
-  shown_busy = busy;
-  UpdateLamps();
-}
+void ShowBusy(bool busy) { shown_busy = busy; }
 
 }  // namespace mirnet

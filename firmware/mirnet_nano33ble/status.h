@@ -28,16 +28,16 @@ enum class Status : std::uint8_t {
 // One sentence: what happened and what to do.
 const char* Describe(Status status);
 
-// Sends a status and starts the blinks, which UpdateLamps() goes on with. Does
-// nothing if the status is kOk.
+// Sends a status and starts the blinks, unless they count the same status
+// already. Does nothing if the status is kOk.
 void Report(Status status);
 
 // Sends a status every two seconds and blinks, until the board is reset. For
 // what makes pictures wrong: no frame is taken after it, no command obeyed.
 [[noreturn]] void Halt(Status status);
 
-// Sets the lamps: green is ready, blue is working on a
-// frame, red blinks the last status. Call it often; it does not wait.
+// Sets the lamps: green is ready, blue is busy, red blinks the last status. For
+// board::Begin(), which has it called by an interrupt.
 void UpdateLamps();
 void ShowBusy(bool busy);
 

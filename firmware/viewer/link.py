@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import enum
+import errno
 import functools
 import itertools
+import os
 import struct
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import Callable, Iterator
+from typing import Callable, Container, Generator, Iterator, TypeVar
 
 import numpy as np
 import serial
@@ -18,8 +20,13 @@ VERSION = 1
 MAGIC = b"\xa5M"
 BOARD_RAM = 262_144  # bytes; a dark frame has 2 for each pixel
 MAX_PAYLOAD = 8 + 3 * (BOARD_RAM // 2)  # no bright frame is longer
+DAMAGED, NO_CAMERA, CAMERA_SILENT = 1, 4, 5  # statuses of PROTOCOL.md
 FATAL = 6  # after this status and those above it the sketch has halted
+ATTEMPTS = 3  # at a command that arrives damaged
+EXPOSURE_STEPS = 8  # in one EV
+LARGEST_EXPOSURE = 4 * EXPOSURE_STEPS
 RETRY_SECONDS = 0.5  # between attempts to find a port that is gone
+T = TypeVar("T")
 BOARDS = {(0x2341, product) for product in (0x005A, 0x015A, 0x025A, 0x805A)}  # USB vendor and product
 
 
@@ -32,6 +39,7 @@ class Type(enum.IntEnum):
     TEST_PICTURE = 0x04
     ENHANCE = 0x05
     STREAM = 0x06
+    EXPOSURE = 0x07
     INFO_TEXT = 0x81
     SELF_TEST_TEXT = 0x82
     DARK_FRAME = 0x83
@@ -49,6 +57,10 @@ class LinkError(Exception):
 
 class Unplugged(LinkError):
     """The port is gone; it may come back."""
+
+
+class Damaged(LinkError):
+    """A command has arrived damaged."""
 
 
 @dataclass(frozen=True)
@@ -132,32 +144,86 @@ def find_port() -> str:
     return ports[0]
 
 
-@dataclass
-class Link:
-    """An open port.
-
-    Every method raises Unplugged if the port is gone, and LinkError if the board reports a problem or sends nothing
-    for `patience` seconds.
+class Port:
+    """A serial port that carries messages.
 
     Raises:
         Unplugged: the port cannot be opened.
+        LinkError: this user may not open it.
     """
 
-    port: str
-    patience: float = 15.0
-    _decoder: Decoder = field(default_factory=Decoder)
-    _tags: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(1, 256)))
-
-    def __post_init__(self) -> None:
+    def __init__(self, name: str, patience: float) -> None:
+        self.name, self.patience = name, patience
+        self._decoder = Decoder()
         try:
-            self._serial = serial.Serial(self.port, 115200, timeout=0.1, write_timeout=self.patience)
+            self._serial = serial.Serial(name, 115200, timeout=0.1, write_timeout=patience)
         except (OSError, ValueError) as error:  # SerialException is an OSError
-            raise Unplugged(f"{self.port} cannot be opened: plug the board in, and close other programs that use it"
+            if getattr(error, "errno", None) == errno.EACCES:
+                raise LinkError(f"{name} is not open to you: {_group_hint(name)}") from error
+            raise Unplugged(f"{name} cannot be opened: plug the board in, and close other programs that use it"
                             ) from error
 
     def close(self) -> None:
         """Close the port."""
         self._serial.close()
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            Unplugged: the port is gone.
+            LinkError: the board takes no bytes for `patience` seconds.
+        """
+        try:
+            self._serial.write(message.encode())
+        except serial.SerialTimeoutException as error:
+            raise LinkError(f"the board takes no bytes for {self.patience:g} s: press its reset button") from error
+        except OSError as error:
+            raise Unplugged(f"{self.name} is gone") from error
+
+    def messages(self) -> Iterator[Message]:
+        """Yield messages as they arrive.
+
+        Raises:
+            Unplugged: the port is gone.
+            LinkError: nothing has arrived for `patience` seconds.
+        """
+        heard_at = time.monotonic()
+        while True:
+            try:
+                data = self._serial.read(max(1, self._serial.in_waiting))
+            except (OSError, TypeError) as error:  # pyserial reads from None when a port is closed beneath it
+                raise Unplugged(f"{self.name} is gone") from error
+            if data:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > self.patience:
+                raise LinkError(f"the board has been silent for {self.patience:g} s: check that {self.name} is its "
+                                "port and that the sketch is on it")
+            yield from self._decoder.feed(data)
+
+
+@dataclass
+class Link:
+    """A board at an open port.
+
+    Every method raises Unplugged if the port is gone, and LinkError if the board reports a problem or sends nothing
+    for `patience` seconds. A command that arrives damaged is sent again, three times at most.
+
+    Raises:
+        Unplugged: the port cannot be opened.
+        LinkError: this user may not open it.
+    """
+
+    port: str
+    patience: float = 15.0
+    _tags: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(1, 256)))
+
+    def __post_init__(self) -> None:
+        self._port = Port(self.port, self.patience)
+
+    def close(self) -> None:
+        """Close the port."""
+        self._port.close()
 
     def info(self) -> dict[str, str]:
         """Return the board's info message: protocol, model (SHA-256), width, height, arena, memory, flash, camera."""
@@ -182,64 +248,83 @@ class Link:
         width, height = self.size
         if frame.shape != (height, width, 3):
             raise ValueError(f"a frame of this board has the shape {(height, width, 3)}, not {frame.shape}")
-        return next(self._pictures(Type.ENHANCE, to_rgb565(frame).tobytes()))
+        return self._picture(Type.ENHANCE, to_rgb565(frame).tobytes())
 
     def capture(self, *, test_picture: bool = False) -> Picture:
         """Let the board enhance one frame of its camera, or its test picture."""
-        return next(self._pictures(Type.TEST_PICTURE if test_picture else Type.CAPTURE))
+        return self._picture(Type.TEST_PICTURE if test_picture else Type.CAPTURE)
 
-    def stream(self, *, test_picture: bool = False) -> Iterator[Picture]:
-        """Yield one picture after the other until the iterator is closed."""
+    def set_exposure(self, steps: int, *, wait: bool = True) -> None:
+        """Make the next frames brighter than the network thinks, by steps of 1/8 EV from -32 to 32.
+
+        Args:
+            steps: how many.
+            wait: for the board's answer; False between the pictures of a stream.
+        """
+        if abs(steps) > LARGEST_EXPOSURE:
+            raise ValueError(f"exposure takes {-LARGEST_EXPOSURE} to {LARGEST_EXPOSURE} steps, not {steps}")
+        payload = struct.pack("<b", steps)
+        if wait:
+            self._ask(Type.EXPOSURE, Type.STATUS, payload)
+        else:
+            self._send(Type.EXPOSURE, payload)
+
+    def stream(self, *, test_picture: bool = False) -> Iterator[Picture | str]:
+        """Yield one picture after the other until the iterator is closed, and as text what goes wrong in between."""
+        self.size  # is asked before, not while pictures arrive
+        passing = {CAMERA_SILENT}
+        payload = bytes([2 if test_picture else 1])
         try:
-            yield from self._pictures(Type.STREAM, bytes([2 if test_picture else 1]))
+            for news in self._pictures(self._answers(_retry(lambda: self._start_stream(payload)), passing)):
+                passing |= {DAMAGED, NO_CAMERA}  # it did work
+                yield news
         finally:
             try:
                 self._send(Type.STREAM, b"\0")
             except LinkError:
                 pass  # the board is gone, and so is the stream
 
-    def _send(self, kind: Type, payload: bytes = b"") -> int:
-        tag = next(self._tags)
-        try:
-            self._serial.write(Message(kind, tag, payload).encode())
-        except serial.SerialTimeoutException as error:
-            raise LinkError(f"the board takes no bytes for {self.patience:g} s: press its reset button") from error
-        except OSError as error:
-            raise Unplugged(f"{self.port} is gone") from error
+    def _start_stream(self, payload: bytes) -> int:
+        """Return the stream's tag."""
+        tag = self._send(Type.STREAM, payload)
+        next(message for message in self._answers(tag) if message.type == Type.STATUS)
         return tag
 
-    def _messages(self) -> Iterator[Message]:
-        """Yield messages as they arrive."""
-        heard_at = time.monotonic()
-        while True:
-            try:
-                data = self._serial.read(max(1, self._serial.in_waiting))
-            except (OSError, TypeError) as error:  # pyserial reads from None when a port is closed beneath it
-                raise Unplugged(f"{self.port} is gone") from error
-            if data:
-                heard_at = time.monotonic()
-            elif time.monotonic() - heard_at > self.patience:
-                raise LinkError(f"the board has been silent for {self.patience:g} s: check that {self.port} is its "
-                                "port and that the sketch is on it")
-            yield from self._decoder.feed(data)
+    def _send(self, kind: Type, payload: bytes = b"") -> int:
+        tag = next(self._tags)
+        self._port.send(Message(kind, tag, payload))
+        return tag
 
-    def _answers(self, tag: int) -> Iterator[Message]:
-        """Yield the answers to a command; raise LinkError if the board reports a problem."""
-        for message in self._messages():
-            if message.type == Type.STATUS and message.payload[:1] != b"\0":
-                if message.tag == tag or message.payload[0] >= FATAL:
-                    raise LinkError(message.payload[1:].decode(errors="replace"))
-            elif message.tag == tag:
+    def _answers(self, tag: int, passing: Container[int] = ()) -> Iterator[Message]:
+        """Yield the answers to a command; raise LinkError for a status that is not `passing`."""
+        for message in self._port.messages():
+            code = message.payload[0] if message.type == Type.STATUS and message.payload else 0
+            own = message.tag == tag or code == DAMAGED and message.tag == 0
+            if code in passing:
+                code = 0
+            if code == DAMAGED and own:
+                raise Damaged(_sentence(message))
+            if code and (own or code >= FATAL):
+                raise LinkError(_sentence(message))
+            if not code and own:
                 yield message
 
-    def _ask(self, kind: Type, answer: Type) -> bytes:
-        tag = self._send(kind)
-        return next(message.payload for message in self._answers(tag) if message.type == answer)
+    def _ask(self, kind: Type, answer: Type, payload: bytes = b"") -> bytes:
+        return _retry(lambda: next(message.payload for message in self._answers(self._send(kind, payload))
+                                   if message.type == answer))
 
-    def _pictures(self, kind: Type, payload: bytes = b"") -> Iterator[Picture]:
+    def _picture(self, kind: Type, payload: bytes = b"") -> Picture:
+        self.size  # is asked before, not between the attempts
+        return _retry(lambda: next(picture for picture in self._pictures(self._answers(self._send(kind, payload)))
+                                   if isinstance(picture, Picture)))
+
+    def _pictures(self, answers: Iterator[Message]) -> Iterator[Picture | str]:
+        """Yield the pictures and statuses among the answers to a command."""
         width, height = self.size
         dark: tuple[int, int, np.ndarray] | None = None
-        for message in self._answers(self._send(kind, payload)):
+        for message in answers:
+            if message.type == Type.STATUS:
+                yield _sentence(message)
             if message.type not in (Type.DARK_FRAME, Type.BRIGHT_FRAME):
                 continue
             shape = height, width, 2 if message.type == Type.DARK_FRAME else 3
@@ -254,14 +339,15 @@ class Link:
                 yield Picture(number, dark[2], pixels, dark[1] / 1e6, micros / 1e6)
 
 
-def watch(find: Callable[[], str], *, test_picture: bool = False, frames: int | None = None
-          ) -> Iterator[Picture | str]:
+def watch(find: Callable[[], str], *, test_picture: bool = False, frames: int | None = None,
+          exposure: Callable[[], int] = lambda: 0) -> Generator[Picture | str, None, None]:
     """Yield the board's pictures and, as text, their rate; wait while the board is unplugged and say so.
 
     Args:
         find: returns the port, or raises LinkError while there is none.
         test_picture: stream the sketch's test picture instead of the camera's frames.
         frames: stop after so many pictures.
+        exposure: returns the steps of 1/8 EV by which pictures shall be brighter; asked before every picture.
 
     Raises:
         LinkError: the board reports a problem, or is absent at the start.
@@ -269,15 +355,24 @@ def watch(find: Callable[[], str], *, test_picture: bool = False, frames: int | 
     count, link = 0, Link(find())
     while True:
         try:
+            steps = exposure()
+            link.set_exposure(steps)
             started = time.monotonic()
             for picture in link.stream(test_picture=test_picture):
-                took, started = time.monotonic() - started, time.monotonic()
+                took = time.monotonic() - started
+                if isinstance(picture, str):
+                    yield f"{picture} (no picture for {took:.0f} s)"
+                    continue
+                started += took
                 count += 1
                 yield picture
                 yield (f"frame {picture.number}: {1 / took:.2f} frames/s (camera {picture.capture_seconds:.3f} s, "
                        f"model {picture.enhance_seconds:.3f} s)")
                 if count == frames:
                     return
+                if steps != exposure():
+                    steps = exposure()
+                    link.set_exposure(steps, wait=False)
         except Unplugged as error:
             yield f"{error}: waiting for it to come back"
             link.close()
@@ -309,6 +404,30 @@ def from_rgb565(frame: np.ndarray) -> np.ndarray:
     word = np.ascontiguousarray(frame).view(">u2")[..., 0].astype(np.uint16)
     red, green, blue = word >> 11, word >> 5 & 63, word & 31
     return np.stack([red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2], -1).astype(np.uint8)
+
+
+def _retry(attempt: Callable[[], T]) -> T:
+    """Repeat a command that arrives damaged."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return attempt()
+        except Damaged:
+            pass
+    return attempt()
+
+
+def _sentence(status: Message) -> str:
+    return status.payload[1:].decode(errors="replace")
+
+
+def _group_hint(port: str) -> str:
+    """Say how a user of Linux gets at a port; elsewhere another program holds it."""
+    try:
+        import grp
+        group = grp.getgrgid(os.stat(port).st_gid).gr_name
+    except (ImportError, OSError, KeyError):
+        return "close other programs that use it"
+    return f"join its group with 'sudo usermod -aG {group} $USER', then log out and in again"
 
 
 def _words(payload: bytes) -> dict[str, str]:

@@ -29,13 +29,10 @@ void loop();
 namespace mirnet {
 namespace {
 
-// A write waits that long for the computer to read, then nobody reads the port.
-constexpr int kWriteMillis = 1000;
-
 int terminal = -1;
 const auto start = std::chrono::steady_clock::now();
 
-// Both end the program when the terminal or simulator.py is gone.
+// Both end the program when simulator.py is gone.
 void ReadAll(int fd, void* data, std::size_t size) {
   auto* bytes = static_cast<char*>(data);
   while (size > 0) {
@@ -77,27 +74,36 @@ Status Ask(char request, const void* data, std::size_t size, void* answer,
 
 namespace board {
 
-void Begin() {}
+void Begin(void (*)()) {}  // there are no lamps
+
+// The terminal hangs up while no program has its other end open.
+bool Connected() {
+  pollfd end{terminal, 0, 0};
+  return poll(&end, 1, 0) == 0;
+}
 
 int Read() {
-  pollfd ready{terminal, POLLIN, 0};
-  if (poll(&ready, 1, 1) <= 0) {
+  pollfd ends[2] = {{terminal, POLLIN, 0}, {STDIN_FILENO, 0, 0}};
+  if (poll(ends, 2, 1) <= 0) {
     return -1;
   }
+  if ((ends[1].revents & POLLHUP) != 0) {
+    std::_Exit(0);
+  }
   std::uint8_t byte;
-  ReadAll(terminal, &byte, 1);
-  return byte;
+  const bool arrived = (ends[0].revents & POLLIN) != 0;
+  return arrived && read(terminal, &byte, 1) == 1 ? byte : -1;
 }
 
 bool Write(const std::uint8_t* data, std::size_t size) {
   while (size > 0) {
     pollfd ready{terminal, POLLOUT, 0};
-    if (poll(&ready, 1, kWriteMillis) <= 0) {
+    if (!Connected() || poll(&ready, 1, kWriteMillis) <= 0) {
       return false;
     }
     const ssize_t count = write(terminal, data, size < 256 ? size : 256);
     if (count <= 0) {
-      std::_Exit(0);
+      return false;
     }
     data += count;
     size -= static_cast<std::size_t>(count);

@@ -12,19 +12,22 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 import tty
 from pathlib import Path
 from typing import IO, Callable
 
 import numpy as np
-from link import InputError, LinkError, from_rgb565, to_rgb565
+from link import CAMERA_SILENT, InputError, LinkError, from_rgb565, to_rgb565
 
 HERE = Path(__file__).resolve().parent
 SKETCH = HERE.parent / "mirnet_nano33ble"
 BOARD_ONLY = ("board_nano33ble.cpp", "image_source_camera.cpp", "kernel_resolver.cpp", "model_runner.cpp")
 FLAGS = ("-std=gnu++14", "-O2")
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-CAMERA_SILENT = 5  # a status of PROTOCOL.md
+# What the board takes, about: the camera sends 5 frames a second, and its reader gives up after three seconds.
+CAMERA_SECONDS, SILENT_SECONDS, MODEL_SECONDS = 0.2, 3.0, 0.8
+SHORTEST_SECONDS = 0.001
 ARENA_BYTES = 1 << 20  # for tflite-micro, whose bookkeeping takes more on this computer than on the board
 
 Camera = Callable[[], "np.ndarray | None"]
@@ -87,6 +90,7 @@ class Simulator:
         sketch: the folder of the sketch.
         sanitize: compile with address and undefined behaviour sanitizers.
         folder: where to compile; None: the user's cache.
+        fast: as fast as this computer can; otherwise at about the board's pace.
 
     Raises:
         InputError: the sketch lacks a file, does not compile, or its model is not the one that model_data.h describes.
@@ -94,7 +98,8 @@ class Simulator:
     """
 
     def __init__(self, camera: Camera | None = None, *, sketch: Path = SKETCH, sanitize: bool = False,
-                 folder: Path | None = None) -> None:
+                 folder: Path | None = None, fast: bool = True) -> None:
+        self._fast = fast
         self._program = build(sketch, sanitize=sanitize, folder=folder)
         width, height, *codes = map(int, self._output("sizes").split())
         self._model = _Model(self._output("model"))
@@ -111,12 +116,14 @@ class Simulator:
         """Plug the board in; the sketch starts from setup()."""
         board_end, computer_end = os.openpty()
         tty.setraw(computer_end)
-        self._ends = board_end, computer_end  # the second stays open, or the first would end with the first viewer
+        terminal = os.ttyname(computer_end)
+        os.close(computer_end)  # so that the sketch sees when a viewer has opened it
+        self._board_end = board_end
         self._process = subprocess.Popen([self._program, "run", str(board_end)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, pass_fds=[board_end], bufsize=0)
         self._thread = threading.Thread(target=self._serve, args=(self._process,), daemon=True)
         self._thread.start()
-        os.symlink(os.ttyname(computer_end), self.port)
+        os.symlink(terminal, self.port)
 
     def unplug(self) -> int | None:
         """Pull the plug. Returns None if the sketch was running, else the exit status with which it had ended."""
@@ -127,8 +134,7 @@ class Simulator:
         self._process.kill()
         self._process.wait()
         self._thread.join()
-        for end in self._ends:
-            os.close(end)
+        os.close(self._board_end)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -151,9 +157,12 @@ class Simulator:
             while request := requests.read(1):
                 if request == b"M":
                     answer: bytes | None = self._model.run(_read(requests, self._model.input_bytes))
+                    seconds = MODEL_SECONDS
                 else:
                     picture = self._camera()
                     answer = None if picture is None else to_rgb565(picture).tobytes()
+                    seconds = SILENT_SECONDS if picture is None else CAMERA_SECONDS
+                time.sleep(SHORTEST_SECONDS if self._fast else seconds)
                 answers.write(b"\0" + answer if answer is not None else bytes([CAMERA_SILENT]))
         except (OSError, EOFError):
             pass  # the board is unplugged

@@ -166,6 +166,7 @@ std::uint32_t Millis() { return clock_millis; }
 // what the lamp did and how many bytes were sent.
 void Wait(std::uint32_t milliseconds) {
   clock_millis += milliseconds;
+  mirnet::UpdateLamps();  // as the board's interrupt does
   std::putchar(red_lamp ? 'r' : '.');
   if (clock_millis >= 10000) {
     std::printf(" %lu", static_cast<unsigned long>(sent.size()));

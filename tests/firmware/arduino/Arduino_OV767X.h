@@ -6,6 +6,7 @@ enum { RGB565, QQVGA, OV7675, OV7670_VSYNC, OV7670_HREF, OV7670_PLK };
 
 struct OV767X {
   int begin(int resolution, int format, int fps, int camera);
+  void end();
 };
 extern OV767X Camera;
 
