@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib.util
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 Size = tuple[int, int]  # (width, height)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 LARGEST_SHARE = 1000  # of a folder, in "DIR:SHARE"
 # The modules that the extras of setup.cfg install, by the names they are imported with.
 EXTRAS = {
@@ -24,6 +26,10 @@ EXTRAS = {
     "convert": ("skimage.data", "torchvision", "onnx", "onnxsim", "onnx2tf", "tensorflow", "onnxruntime",
                 "ai_edge_litert", "tflite_micro", "jinja2"),
 }
+
+
+# In temporary names: the machine, since several may write into one folder, and the process.
+_OWNER = re.sub("[^A-Za-z0-9]", "", platform.node())[:24] + "p{}"
 
 
 class UserError(Exception):
@@ -39,30 +45,39 @@ def run_command(main: Callable[[], int | None]) -> int:
         status = main() or 0
         sys.stdout.flush()  # a closed pipe or a full disk shows here
         return status
-    except UserError as error:
-        message = str(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         _drop_output()
         return 0
-    except OSError as error:
-        fix = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
-        message = f"{error.filename or 'output'}: {error.strerror or error}{fix}"
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        message = fault
         try:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-    except ImportError as error:
-        message = (f"{' '.join(str(error).split())}: the installation of {error.name or 'a package'} is damaged or not "
-                   f"complete; install it again")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
-            raise
-        message = "out of memory; use a smaller batch, smaller patches or --tile"
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def fault_of(error: BaseException) -> str | None:
+    """Return the line that tells the user of an expected failure: cause and fix. None for a defect of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        fix = "; free some space and run it again" if error.errno in FULL else ""
+        return f"{error.filename or 'output'}: {error.strerror or error}{fix}"
+    if isinstance(error, ImportError):
+        return (f"{' '.join(str(error).split())}: the installation of {error.name or 'a package'} is damaged or not "
+                "complete; install it again")
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search(
+            "out of memory|allocate memory", str(error)):
+        return "out of memory; use a smaller batch, smaller patches or --tile"
+    return None
 
 
 def _drop_output() -> None:
@@ -110,7 +125,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-{_OWNER.format(os.getpid())}-", suffix=path.suffix,
+                                        dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
@@ -121,8 +137,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk has no name, and the temporary one tells nothing
+        if error.filename in (None, os.fspath(temporary)):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file name is that of a temporary file of `atomic_path` whose process has died here."""
+    match = re.fullmatch(rf"\..*-{_OWNER.format('([0-9]+)')}-[a-z0-9_]{{8}}(\.[^.]*)?", name, re.DOTALL)
+    if match is None:
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # it lives, and is another user's
+        pass
+    return False
 
 
 def _umask() -> int:

@@ -17,9 +17,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Sequence, TypeVar
+from typing import Sequence, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +27,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import UserError, add_device_option, make_folder, pick_device, progress, run_command
+from mirnet_torch.cli import (FULL, UserError, add_device_option, fault_of, make_folder, pick_device, progress,
+                              run_command)
 from mirnet_torch.compact import CompactMIRNet
 from mirnet_torch.deep_images import DEEP_SUFFIXES, deep_pixels, write_deep
+from mirnet_torch.folders import Job, find_jobs, listed, remove_leftovers
 from mirnet_torch.full_size import COPY_PIXELS, precision, restore_full_size, to_levels, to_values
 from mirnet_torch.images import (SUFFIXES, is_grey, luma, open_image, side_by_side, to_8_bits, to_grey, to_rgb,
                                  write_image)
@@ -160,15 +161,6 @@ def _windows(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[
     return [(window, weight / total[window]) for window, weight in windows]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One image to enhance: its file, and where the results go."""
-
-    source: Path
-    target: Path
-    compare: Path | None
-
-
 def enhance_file(model: Network, job: Job, *, tile: int | None = None, overlap: int | None = None,
                  show_progress: bool = False) -> None:
     """Enhance one image file, and write the comparison if the job names one.
@@ -219,52 +211,11 @@ def _metadata(image: Image.Image, *, grey: bool) -> dict[str, bytes]:
     return kept
 
 
-def find_jobs(inputs: Iterable[str | os.PathLike[str]], out: Path, *,
-              compare: bool) -> tuple[list[Job], list[str]]:
-    """Return the jobs with results in the folder `out`, and one message for each input folder without images.
-
-    Raises:
-        UserError: two results would have the same name, or a result would replace an input.
-    """
-    jobs, faults = [], []
-    for given in map(Path, inputs):
-        found = [(given, Path(given.name))]
-        if given.is_dir():
-            found = [(path, path.relative_to(given)) for path in _images_below(given, out)]
-            if not found:
-                faults.append(f"{given} is a folder without images (looked for {', '.join(SUFFIXES)})")
-        for source, name in found:
-            shown = out / name.with_name(f"{name.stem}_compare{name.suffix}") if compare else None
-            jobs.append(Job(source, out / name, shown))
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        for target in filter(None, (job.target, job.compare)):
-            if target in taken:
-                raise UserError(f"{taken[target]} and {job.source} would both be written to {target}: "
-                                "enhance them into different folders")
-            taken[target] = job.source
-    sources = {job.source.resolve(): job.source for job in jobs}
-    for target in taken:
-        if target.resolve() in sources:
-            raise UserError(f"the result would replace the input {sources[target.resolve()]}: give another --out")
-    return jobs, faults
-
-
-def _images_below(folder: Path, out: Path) -> list[Path]:
-    """List the images below a folder, sorted; hidden ones and those in `out` (earlier results) are left out."""
-    found = []
-    for parent, subfolders, files in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders
-                               if not name.startswith(".") and (Path(parent) / name).resolve() != out.resolve())
-        found += [Path(parent) / name for name in sorted(files)
-                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    return found
-
-
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m mirnet_torch.enhance", description="Brighten photographs with a MIRNet.",
-        epilog="Exit status: 0 if every image was enhanced, 2 if not; the images that were not are named.")
+        epilog="Exit status: 0 if every image was enhanced or skipped, 2 if not; the images that were not are named, "
+               "and the others are done. The last line counts all, also files in formats that are not read.")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, or a folder of images and subfolders "
                                                                    f"({', '.join(SUFFIXES)})")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR",
@@ -272,7 +223,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
                                                             "package (default: %(default)s)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare: before and after side by side")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    existing.add_argument("--skip-existing", action="store_true",
+                          help="leave out images whose results exist, to go on after a stop")
     add_tile_options(parser)
     add_device_option(parser)
     options = parser.parse_args(arguments)
@@ -309,39 +263,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _arguments(arguments)
     device = pick_device(options.device)
-    jobs, faults = find_jobs(options.inputs, options.out, compare=options.compare)
-    if jobs:
+    found = find_jobs(options.inputs, options.out, compare=options.compare)
+    if found.jobs:
         model = load_model(options.checkpoint, device=device)
         make_folder(options.out)
-    asked = len(jobs) + len(faults)
+        remove_leftovers({job.target.parent for job in found.jobs})
+    asked, done, faults = len(found.jobs) + len(found.faults), 0, found.faults
     if asked > 1:
         for fault in faults:
             _report(fault)
-    with progress(jobs, desc="images", unit="image") as bar:
+    with progress(found.jobs, desc="images", unit="image") as bar:
         for job in bar:
             try:
-                if not options.overwrite:
-                    _refuse_existing(job)
+                if options.skip_existing and all(os.path.lexists(target) for target in job.targets):
+                    found.skipped["done before"] += 1
+                    continue
                 make_folder(job.target.parent)
+                _check_targets(job, options.overwrite)
                 enhance_file(model, job, tile=options.tile, overlap=options.overlap, show_progress=True)
-            except UserError as error:
-                faults.append(str(error))
+                done += 1
+            except Exception as error:
+                cause = fault_of(error)
+                full = isinstance(error, OSError) and error.errno in FULL  # no other image would fit either
+                if cause is None or full:
+                    raise
+                faults.append(cause if str(job.source) in cause else f"{job.source}: {cause}")
                 if asked > 1:
                     _report(faults[-1])
+    summary = f"{done} enhanced into {options.out}"
+    if found.skipped:
+        summary += f"; skipped: {listed(found.skipped)}"
     if faults:
         raise UserError(faults[0] if asked == 1 else f"{len(faults)} of {asked} inputs were not enhanced, for the "
-                                                     "reasons above")
-    print(f"{asked} enhanced into {options.out}")
+                                                     f"reasons above; {summary}")
+    print(summary)
 
 
 def _report(fault: str) -> None:
     tqdm.write(f"not enhanced: {fault}", file=sys.stderr)
 
 
-def _refuse_existing(job: Job) -> None:
-    for target in filter(None, (job.target, job.compare)):
-        if target.exists():
-            raise UserError(f"{target} exists: give --overwrite to replace it, or another --out")
+def _check_targets(job: Job, overwrite: bool) -> None:
+    """Raise a UserError or OSError unless all results of a job can get their names."""
+    for target in job.targets:
+        try:
+            os.lstat(target)
+        except FileNotFoundError:
+            continue
+        if not overwrite:
+            raise UserError(f"{target} exists: give --overwrite to replace it, --skip-existing to leave it, or another "
+                            "--out")
 
 
 if __name__ == "__main__":
