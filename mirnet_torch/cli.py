@@ -5,20 +5,24 @@ import argparse
 import contextlib
 import errno
 import importlib.util
+import io
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
+import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import torch
 from tqdm import tqdm
 
 Size = tuple[int, int]  # (width, height)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LARGEST_SIDE = 65535  # pixels
 LARGEST_SHARE = 1000  # of a folder, in "DIR:SHARE"
 # The modules that the extras of setup.cfg install, by the names they are imported with.
 EXTRAS = {
@@ -41,12 +45,13 @@ def run_command(main: Callable[[], int | None]) -> int:
 
     The status is that of `main` (None is 0), 2 for a `UserError` or an operating system's error, 130 after Ctrl-C.
     """
+    _prepare_process()
     try:
         status = main() or 0
         sys.stdout.flush()  # a closed pipe or a full disk shows here
         return status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         _drop_output()
@@ -60,8 +65,30 @@ def run_command(main: Callable[[], int | None]) -> int:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     return 2
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, unless that is gone with its terminal."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _prepare_process() -> None:
+    """Give a command its streams, names of any bytes, Ctrl-C, and silence from Pillow."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by our __init__
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # about large pictures and odd metadata; faults are exceptions
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream: a file must not take its number
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names that the locale cannot write
 
 
 def fault_of(error: BaseException) -> str | None:
@@ -181,9 +208,32 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def refuse_existing(folder: Path, names: Iterable[str]) -> None:
+    """Raise a UserError if a folder holds a file of one of the names."""
+    existing = [name for name in names if os.path.lexists(folder / name)]
+    if existing:
+        raise UserError(f"{folder} holds {', '.join(existing)} already: give --overwrite or another --out")
+
+
 def progress(items: Any = None, **options: Any) -> tqdm:
     """Return a tqdm progress bar. It shows nothing where standard error is not a terminal."""
     return tqdm(items, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+
+
+def folder_path(text: str) -> Path:
+    """Read the name of a folder; an `argparse` type. An empty one, of an unset variable, would be the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; for the current folder give .")
+    return Path(text)
+
+
+def program(name: str, otherwise: str) -> str:
+    """Return a command as the user called it: "mirnet NAME", or as it is called without the command `mirnet`."""
+    return f"mirnet {name}" if os.path.basename(sys.argv[0]) == "mirnet" else otherwise
 
 
 def split_share(given: str | os.PathLike[str]) -> tuple[Path, int]:
@@ -201,13 +251,13 @@ def split_share(given: str | os.PathLike[str]) -> tuple[Path, int]:
 
 
 def parse_size(text: str, *, low: int = 1) -> Size:
-    """Read "160x120" as (160, 120), sides from `low` to 65535; an `argparse` type.
+    """Read "160x120" as (160, 120), sides from `low` to `LARGEST_SIDE`; an `argparse` type.
 
     Raises:
         argparse.ArgumentTypeError: the text is not such a size.
     """
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
-    if match is None or not all(low <= int(side) <= 65535 for side in match.groups()):
+    if match is None or not all(low <= int(side) <= LARGEST_SIDE for side in match.groups()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size like 160x120 (width x height in pixels)")
     return int(match[1]), int(match[2])
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Sequence, TypeVar
 
 import numpy as np
@@ -27,8 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import (FULL, UserError, add_device_option, fault_of, make_folder, pick_device, progress,
-                              run_command)
+from mirnet_torch.cli import (FULL, UserError, add_device_option, fault_of, folder_path, make_folder, pick_device,
+                              program, progress, run_command)
 from mirnet_torch.compact import CompactMIRNet
 from mirnet_torch.deep_images import DEEP_SUFFIXES, deep_pixels, write_deep
 from mirnet_torch.folders import Job, find_jobs, listed, remove_leftovers
@@ -213,12 +212,12 @@ def _metadata(image: Image.Image, *, grey: bool) -> dict[str, bytes]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m mirnet_torch.enhance", description="Brighten photographs with a MIRNet.",
+        prog=program("enhance", "python -m mirnet_torch.enhance"), description="Brighten photographs with a MIRNet.",
         epilog="Exit status: 0 if every image was enhanced or skipped, 2 if not; the images that were not are named, "
                "and the others are done. The last line counts all, also files in formats that are not read.")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, or a folder of images and subfolders "
                                                                    f"({', '.join(SUFFIXES)})")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR",
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR",
                         help="folder for the results, created if needed")
     parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
                                                             "package (default: %(default)s)")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Sequence, get_args, get_origin, get_type_hints
 
-from mirnet_torch.cli import Size, UserError, parse_size, split_share
+from mirnet_torch.cli import Size, UserError, folder_path, parse_size, program, split_share
 from mirnet_torch.presets import PRESETS
 
 
@@ -204,12 +204,13 @@ def _fits(value: Any, kind: Any) -> bool:
 def parse_arguments(arguments: Sequence[str] | None, description: str) -> dict[str, Any]:
     """Return the given options by field name, and the run folder of --resume, if given, as "resume"."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirnet_torch.train", description=description, argument_default=argparse.SUPPRESS,
+        prog=program("train", "python -m mirnet_torch.train"), description=description,
+        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit status: 0 when finished, 2 after an error, 130 or 143 after Ctrl-C or SIGTERM, which leave a "
                "checkpoint to resume from.")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="resume the training in this run folder, with "
-                                                                   "the options stored there")
+    parser.add_argument("--resume", type=folder_path, metavar="RUN",
+                        help="resume the training in this run folder, with the options stored there")
     add_arguments(parser)
     return vars(parser.parse_args(arguments))
 
@@ -231,7 +232,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif field.name == "preset":
             form = {"choices": tuple(PRESETS)}
         else:
-            form = {"type": kind, "metavar": {Path: "PATH", str: "NAME"}.get(kind, "N")}
+            form = {"type": folder_path if kind is Path else kind,
+                    "metavar": {Path: "PATH", str: "NAME"}.get(kind, "N")}
         defaults = [shown(field.name, field.default)] if field.default is not None or kind == Size else []
         defaults += [f"{preset}: {shown(field.name, recipe[field.name])}" for preset, recipe in RECIPES.items()
                      if field.name in recipe]
