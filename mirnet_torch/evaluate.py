@@ -243,7 +243,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lpips", action="store_true",
                         help="also measure LPIPS with AlexNet, whose weights are downloaded once")
     parser.add_argument("--out", type=folder_path, metavar="DIR",
-                        help="also write evaluation.json, evaluation.csv and contact_sheet.png (dark, output, truth) there")
+                        help="also write evaluation.json, evaluation.csv and contact_sheet.png (dark, output, truth) "
+                             "there")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out that exist")
     add_tile_options(parser)
     add_device_option(parser)

@@ -54,7 +54,8 @@ class TrainOptions:
     """seed of all random numbers"""
 
     epochs: Count = 200
-    """passes over the training pairs"""
+    """passes over the training pairs. With --resume a larger number lengthens the training: from there on the learning
+    rate is that of a training of the new length"""
     batch: Annotated[int, Range(1, 65536)] = 16
     """patches per process and step"""
     patch: Annotated[Size, Side] = (128, 128)
@@ -165,8 +166,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mcu": {"patch": (160, 120), "scales": True, "jitter": True, "relight": True, "mixup_alpha": 0.0,
             "brightness": 0.3, "epochs": 400, "lr": 2e-3, "val_size": (160, 120), "validate_every": 10},
 }
-# Options that may change when a run is resumed, because the result does not depend on them.
-FREE = ("data", "checkpoint_minutes", "workers")
+# Options that may change when a run is resumed, because the result does not depend on them, up to rounding.
+FREE = ("data", "checkpoint_minutes", "workers", "device")
 
 
 def check(options: TrainOptions) -> None:
@@ -207,8 +208,8 @@ def parse_arguments(arguments: Sequence[str] | None, description: str) -> dict[s
         prog=program("train", "python -m mirnet_torch.train"), description=description,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit status: 0 when finished, 2 after an error, 130 or 143 after Ctrl-C or SIGTERM, which leave a "
-               "checkpoint to resume from.")
+        epilog="Exit status: 0 when finished, 2 after an error; 130, 143, 129 after Ctrl-C, SIGTERM, SIGHUP, which "
+               "leave a checkpoint to resume from.")
     parser.add_argument("--resume", type=folder_path, metavar="RUN",
                         help="resume the training in this run folder, with the options stored there")
     add_arguments(parser)
