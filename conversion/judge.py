@@ -32,7 +32,8 @@ import numpy as np  # noqa: E402
 from conversion.mirnet.sketch import SKETCH  # noqa: E402
 from mirnet_torch.camera import darken, to_rgb565  # noqa: E402
 from mirnet_torch.checkpoint import WEIGHTS, load_model  # noqa: E402
-from mirnet_torch.cli import UserError, atomic_path, make_folder, progress, require_extra, run_command  # noqa: E402
+from mirnet_torch.cli import (UserError, atomic_path, folder_path, make_folder, progress, refuse_existing,  # noqa: E402
+                              require_extra, run_command)
 from mirnet_torch.compact import CompactMIRNet  # noqa: E402
 from mirnet_torch.data import TRAIN_PHOTOGRAPHS, find_split, photograph, validation_frames  # noqa: E402
 from mirnet_torch.enhance import enhance  # noqa: E402
@@ -197,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{tflite} was not made from {options.checkpoint}: it has cells of {cell} pixels, the network "
                         f"of {network.config.cell}")
     out = make_folder(options.out) if options.out else None
+    if out and not options.overwrite:
+        refuse_existing(out, ("judgement.json", "contact_sheet.png"))
     train, val = find_split(options.data) if options.data else (None, None)
     frames = list(validation_frames(val, CAMERA_SIZE))
     dark, truth = [frame for _, frame, _ in frames], [frame for _, _, frame in frames]
@@ -287,7 +290,9 @@ def _parser() -> argparse.ArgumentParser:
                         "scikit-image, darkened)")
     parser.add_argument("--nights", type=Path, metavar="DIR", help="panoramas of linear light (.hdr): views of those "
                         "held out are judged too, with what must not happen around lamps as numbers")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for judgement.json and contact_sheet.png")
+    parser.add_argument("--out", type=folder_path, metavar="DIR",
+                        help="folder for judgement.json and contact_sheet.png")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in --out that exist")
     return parser
 
 

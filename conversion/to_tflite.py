@@ -16,7 +16,7 @@ from typing import Any, Sequence
 if not __package__:  # run as a script: this folder's modules must not hide others of the same name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mirnet_torch.cli import UserError, parse_size, require_extra, run_command  # noqa: E402
+from mirnet_torch.cli import UserError, folder_path, parse_size, program, require_extra, run_command  # noqa: E402
 
 MISSED = 3  # the exit status if a stage that may change the result changes it by more than its tolerance
 EPILOG = """\
@@ -72,13 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="to_tflite", description="Convert a MIRNet from PyTorch to float32, float16 and int8 TFLite and to C "
+        prog=program("convert", "to_tflite"),
+        description="Convert a MIRNet from PyTorch to float32, float16 and int8 TFLite and to C "
         "arrays for a microcontroller, comparing every stage with the one before on real pictures. Works offline.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, metavar="FILE",
                         help="weights: .safetensors or a training checkpoint of this project, a published .pth, or the "
                              "name of a preset whose weights ship (mcu)")
-    parser.add_argument("--out", required=True, metavar="DIR",
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR",
                         help="folder to create; it is written whole or not at all")
     parser.add_argument("--calibration", metavar="DIR",
                         help="folder of pictures like those the model will be used on, dark ones and some normally "

@@ -135,6 +135,8 @@ def weights_file(path_or_preset: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{path} is a folder: name the checkpoint in it")
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: give a checkpoint file or a preset ({', '.join(PRESETS)})")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file: give a checkpoint file")
     return path
 
 
@@ -146,6 +148,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
+        _refuse_packed(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about formats that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -154,6 +157,8 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             raise CheckpointError(f"{path} holds more than weights and was not executed: load it where you trust it "
                                   "and save its state_dict alone") from error
         raise CheckpointError(f"{path} is not a checkpoint, or damaged: fetch it again") from error
+    except CheckpointError:
+        raise
     except OSError as error:
         if error.filename is not None:
             raise
@@ -161,6 +166,21 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # damaged archives fail in many ways: zip, struct, unicode, key and runtime errors
         raise CheckpointError(f"{path} is not a checkpoint, or damaged: fetch it again "
                               f"({type(error).__name__})") from error
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raise a CheckpointError if the directory of a zip file promises more than the file holds.
+
+    torch packs nothing; a packed file of megabytes can fill the memory of any machine.
+    """
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    if size > path.stat().st_size:
+        raise CheckpointError(f"{path} would unpack to {size:,} bytes, more than the file has: torch.save writes no "
+                              "such files, fetch it again")
 
 
 def _is_whole_pickle(path: Path) -> bool:

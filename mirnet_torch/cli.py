@@ -5,18 +5,24 @@ import argparse
 import contextlib
 import errno
 import importlib.util
+import io
 import os
+import platform
 import re
+import signal
 import sys
 import tempfile
+import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import torch
 from tqdm import tqdm
 
 Size = tuple[int, int]  # (width, height)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LARGEST_SIDE = 65535  # pixels
 LARGEST_SHARE = 1000  # of a folder, in "DIR:SHARE"
 # The modules that the extras of setup.cfg install, by the names they are imported with.
 EXTRAS = {
@@ -25,6 +31,10 @@ EXTRAS = {
                 "ai_edge_litert", "tflite_micro", "jinja2"),
     "video": ("av",),
 }
+
+
+# In temporary names: the machine, since several may write into one folder, and the process.
+_OWNER = re.sub("[^A-Za-z0-9]", "", platform.node())[:24] + "p{}"
 
 
 class UserError(Exception):
@@ -36,34 +46,66 @@ def run_command(main: Callable[[], int | None]) -> int:
 
     The status is that of `main` (None is 0), 2 for a `UserError` or an operating system's error, 130 after Ctrl-C.
     """
+    _prepare_process()
     try:
         status = main() or 0
         sys.stdout.flush()  # a closed pipe or a full disk shows here
         return status
-    except UserError as error:
-        message = str(error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         _drop_output()
         return 0
-    except OSError as error:
-        fix = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
-        message = f"{error.filename or 'output'}: {error.strerror or error}{fix}"
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        message = fault
         try:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-    except ImportError as error:
-        message = (f"{' '.join(str(error).split())}: the installation of {error.name or 'a package'} is damaged or not "
-                   f"complete; install it again")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
-            raise
-        message = "out of memory; use a smaller batch, smaller patches or --tile"
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     return 2
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, unless that is gone with its terminal."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _prepare_process() -> None:
+    """Give a command its streams, names of any bytes, Ctrl-C, and silence from Pillow."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by our __init__
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # about large pictures and odd metadata; faults are exceptions
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream: a file must not take its number
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names that the locale cannot write
+
+
+def fault_of(error: BaseException) -> str | None:
+    """Return the line that tells the user of an expected failure: cause and fix. None for a defect of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        fix = "; free some space and run it again" if error.errno in FULL else ""
+        return f"{error.filename or 'output'}: {error.strerror or error}{fix}"
+    if isinstance(error, ImportError):
+        return (f"{' '.join(str(error).split())}: the installation of {error.name or 'a package'} is damaged or not "
+                "complete; install it again")
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search(
+            "out of memory|allocate memory", str(error)):
+        return "out of memory; use a smaller batch, smaller patches or --tile"
+    return None
 
 
 def _drop_output() -> None:
@@ -111,7 +153,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-{_OWNER.format(os.getpid())}-", suffix=path.suffix,
+                                        dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
@@ -122,8 +165,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk has no name, and the temporary one tells nothing
+        if error.filename in (None, os.fspath(temporary)):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file name is that of a temporary file of `atomic_path` whose process has died here."""
+    match = re.fullmatch(rf"\..*-{_OWNER.format('([0-9]+)')}-[a-z0-9_]{{8}}(\.[^.]*)?", name, re.DOTALL)
+    if match is None:
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # it lives, and is another user's
+        pass
+    return False
 
 
 def _umask() -> int:
@@ -148,9 +209,32 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def refuse_existing(folder: Path, names: Iterable[str]) -> None:
+    """Raise a UserError if a folder holds a file of one of the names."""
+    existing = [name for name in names if os.path.lexists(folder / name)]
+    if existing:
+        raise UserError(f"{folder} holds {', '.join(existing)} already: give --overwrite or another --out")
+
+
 def progress(items: Any = None, **options: Any) -> tqdm:
     """Return a tqdm progress bar. It shows nothing where standard error is not a terminal."""
     return tqdm(items, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+
+
+def folder_path(text: str) -> Path:
+    """Read the name of a folder; an `argparse` type. An empty one, of an unset variable, would be the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; for the current folder give .")
+    return Path(text)
+
+
+def program(name: str, otherwise: str) -> str:
+    """Return a command as the user called it: "mirnet NAME", or as it is called without the command `mirnet`."""
+    return f"mirnet {name}" if os.path.basename(sys.argv[0]) == "mirnet" else otherwise
 
 
 def split_share(given: str | os.PathLike[str]) -> tuple[Path, int]:
@@ -168,13 +252,13 @@ def split_share(given: str | os.PathLike[str]) -> tuple[Path, int]:
 
 
 def parse_size(text: str, *, low: int = 1) -> Size:
-    """Read "160x120" as (160, 120), sides from `low` to 65535; an `argparse` type.
+    """Read "160x120" as (160, 120), sides from `low` to `LARGEST_SIDE`; an `argparse` type.
 
     Raises:
         argparse.ArgumentTypeError: the text is not such a size.
     """
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
-    if match is None or not all(low <= int(side) <= 65535 for side in match.groups()):
+    if match is None or not all(low <= int(side) <= LARGEST_SIDE for side in match.groups()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size like 160x120 (width x height in pixels)")
     return int(match[1]), int(match[2])
 

@@ -8,8 +8,11 @@ import time
 from typing import Any, Iterator
 
 import torch
+from torch import nn
 
 from mirnet_torch.cli import progress
+
+LONG = 86400  # seconds
 
 
 class Console:
@@ -31,8 +34,12 @@ class Console:
     @contextlib.contextmanager
     def open_bar(self) -> Iterator[None]:
         """Show the progress bar."""
-        with progress(total=self.steps, initial=self.step, desc="train", unit="step") as self.bar:
+        self.bar = progress(total=self.steps, initial=self.step, desc="train", unit="step")
+        try:
             yield
+        finally:
+            with contextlib.suppress(OSError):  # the terminal has gone
+                self.bar.close()
 
     @contextlib.contextmanager
     def timed_step(self) -> Iterator[None]:
@@ -42,8 +49,9 @@ class Console:
         self.seconds += time.monotonic() - start
         self.step += 1
         self.trained += 1
-        self.bar.set_postfix_str(f"{self.speed:.0f} images/s, {peak_memory(self.device)}", refresh=False)
-        self.bar.update()
+        with contextlib.suppress(OSError):  # the terminal has gone
+            self.bar.set_postfix_str(f"{self.speed:.0f} images/s, {peak_memory(self.device)}", refresh=False)
+            self.bar.update()
 
     @property
     def speed(self) -> float:
@@ -51,9 +59,25 @@ class Console:
         return self.trained * self.images / self.seconds if self.seconds else 0.0
 
     def introduce(self, text: str) -> None:
-        """Print the line at the start."""
+        """Print a line before the training begins."""
         if not self.rank:
             print(text, flush=True)
+
+    def estimate(self, network: nn.Module, patch: tuple[int, int]) -> None:
+        """Print how long all steps may take, from one patch (width, height) that the network restores on the CPU.
+
+        A step costs about three times as much for every patch. Other devices are too quick to need it.
+        """
+        if self.rank or self.device.type != "cpu":
+            return
+        image = torch.zeros(1, 3, patch[1], patch[0])
+        with torch.no_grad():
+            network(image)  # the first call also makes what the later ones keep
+            start = time.monotonic()
+            network(image)
+        seconds = 3 * (time.monotonic() - start) * self.images * (self.steps - self.step)
+        print(f"about {duration(seconds)} on this machine, without validations"
+              + ("; for a first try take --preset mcu or fewer --epochs" if seconds > LONG else ""), flush=True)
 
     def report(self, epoch: str, psnr: float, ssim: float, *, best: dict[str, float], loss: float) -> None:
         """Print the line of a validation; loss, speed and time left follow only after the first training step."""
@@ -67,6 +91,14 @@ class Console:
                       f"ETA {datetime.timedelta(seconds=round(seconds))}"]
         self.bar.clear()
         print("  ".join(parts), flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the largest unit of which it has at least two: "3 days", "40 minutes"."""
+    for unit, length in (("weeks", 7 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"
 
 
 def peak_memory(device: torch.device) -> str:

@@ -204,13 +204,14 @@ def photograph(name: str) -> np.ndarray:
 def _size(scene: Pair | Path) -> tuple[int, int]:
     """Return the (width, height) of an image turned upright, read from its header."""
     path = scene.low if isinstance(scene, Pair) else scene
-    with warnings.catch_warnings(), Image.open(path) as image:
-        warnings.simplefilter("ignore")  # about odd metadata
-        try:
-            if image.getexif().get(0x0112, 1) < 5:
-                return image.size
-        except Exception:  # damaged EXIF fails in many ways
-            pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about large pictures and odd metadata
+        with Image.open(path) as image:
+            try:
+                if image.getexif().get(0x0112, 1) < 5:
+                    return image.size
+            except Exception:  # damaged EXIF fails in many ways
+                pass
     return open_image(path).size  # turned, or with EXIF that `open_image` may ignore: it decides
 
 

@@ -19,10 +19,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Iterable, Sequence, TypeVar
+from typing import Any, Sequence, TypeVar
 
 import numpy as np
 import torch
@@ -31,10 +30,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import (UserError, add_device_option, make_folder, pick_device, progress, require_extra,
-                              run_command)
+from mirnet_torch.cli import (FULL, UserError, add_device_option, fault_of, folder_path, make_folder, pick_device,
+                              program, progress, require_extra, run_command)
 from mirnet_torch.compact import LARGEST_EXPOSURE, CompactMIRNet
 from mirnet_torch.deep_images import DEEP_SUFFIXES, deep_pixels, write_deep
+from mirnet_torch.folders import Job, find_jobs, listed, remove_leftovers
 from mirnet_torch.full_size import COPY_PIXELS, precision, restore_full_size, to_levels, to_values
 from mirnet_torch.images import (SUFFIXES, is_grey, luma, open_image, side_by_side, to_8_bits, to_grey, to_rgb,
                                  write_image)
@@ -179,15 +179,6 @@ def _windows(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[
     return [(window, weight / total[window]) for window, weight in windows]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One image to enhance: its file, and where the results go."""
-
-    source: Path
-    target: Path
-    compare: Path | None
-
-
 def enhance_file(model: Network, job: Job, **options: Any) -> None:
     """Enhance one image file with options of `enhance`, and write the comparison if the job names one.
 
@@ -237,61 +228,24 @@ def _metadata(image: Image.Image, *, grey: bool) -> dict[str, bytes]:
     return kept
 
 
-def find_jobs(inputs: Iterable[str | os.PathLike[str]], out: Path, *,
-              compare: bool) -> tuple[list[Job], list[str]]:
-    """Return the jobs with results in the folder `out`, and one message for each input folder without images.
-
-    Raises:
-        UserError: two results would have the same name, or a result would replace an input.
-    """
-    jobs, faults = [], []
-    for given in map(Path, inputs):
-        found = [(given, Path(given.name))]
-        if given.is_dir():
-            found = [(path, path.relative_to(given)) for path in _images_below(given, out)]
-            if not found:
-                faults.append(f"{given} is a folder without images (looked for {', '.join(SUFFIXES)})")
-        for source, name in found:
-            shown = out / name.with_name(f"{name.stem}_compare{name.suffix}") if compare else None
-            jobs.append(Job(source, out / name, shown))
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        for target in filter(None, (job.target, job.compare)):
-            if target in taken:
-                raise UserError(f"{taken[target]} and {job.source} would both be written to {target}: "
-                                "enhance them into different folders")
-            taken[target] = job.source
-    sources = {job.source.resolve(): job.source for job in jobs}
-    for target in taken:
-        if target.resolve() in sources:
-            raise UserError(f"the result would replace the input {sources[target.resolve()]}: give another --out")
-    return jobs, faults
-
-
-def _images_below(folder: Path, out: Path) -> list[Path]:
-    """List the images below a folder, sorted; hidden ones and those in `out` (earlier results) are left out."""
-    found = []
-    for parent, subfolders, files in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders
-                               if not name.startswith(".") and (Path(parent) / name).resolve() != out.resolve())
-        found += [Path(parent) / name for name in sorted(files)
-                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    return found
-
-
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m mirnet_torch.enhance", description="Brighten photographs and videos with a MIRNet.",
-        epilog="Exit status: 0 if every image was enhanced, 2 if not; the images that were not are named.")
+        prog=program("enhance", "python -m mirnet_torch.enhance"),
+        description="Brighten photographs and videos with a MIRNet.",
+        epilog="Exit status: 0 if every image was enhanced or skipped, 2 if not; the images that were not are named, "
+               "and the others are done. The last line counts all, also files in formats that are not read.")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder of images and subfolders "
                         f"({', '.join(SUFFIXES)}), or a video alone ({', '.join(VIDEO_SUFFIXES)})")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR",
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR",
                         help="folder for the results, created if needed; of a video the name of the result "
                              f"({', '.join(WRITTEN_SUFFIXES)})")
     parser.add_argument("--checkpoint", default="mcu", help="weights: a file, or a preset whose weights ship with the "
                                                             "package (default: %(default)s)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare: before and after side by side")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    existing.add_argument("--skip-existing", action="store_true",
+                          help="leave out images whose results exist, to go on after a stop")
     parser.add_argument("--exposure", type=float, default=0.0, metavar="EV",
                         help=f"how much brighter than the network thinks, from -{LARGEST_EXPOSURE:g} to "
                              f"{LARGEST_EXPOSURE:g}; lamps do not burn (default: 0)")
@@ -339,33 +293,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if _is_video(options):
         _enhance_video(options, device)
         return
-    jobs, faults = find_jobs(options.inputs, options.out, compare=options.compare)
-    if jobs:
+    found = find_jobs(options.inputs, options.out, compare=options.compare)
+    if found.jobs:
         model = _load(options, device)
         make_folder(options.out)
-    asked = len(jobs) + len(faults)
+        remove_leftovers({job.target.parent for job in found.jobs})
+    asked, done, faults = len(found.jobs) + len(found.faults), 0, found.faults
     if asked > 1:
         for fault in faults:
             _report(fault)
     steady, folder = None, None
-    with progress(jobs, desc="images", unit="image") as bar:
+    with progress(found.jobs, desc="images", unit="image") as bar:
         for job in bar:
             if options.frames and job.source.parent != folder:
                 steady, folder = SteadyMaps(), job.source.parent
             try:
-                if not options.overwrite:
-                    _refuse_existing(job)
+                if options.skip_existing and all(os.path.lexists(target) for target in job.targets):
+                    found.skipped["done before"] += 1
+                    continue
                 make_folder(job.target.parent)
+                _check_targets(job, options.overwrite)
                 enhance_file(model, job, tile=options.tile, overlap=options.overlap, exposure=options.exposure,
                              steady=steady, show_progress=True)
-            except UserError as error:
-                faults.append(str(error))
+                done += 1
+            except Exception as error:
+                cause = fault_of(error)
+                full = isinstance(error, OSError) and error.errno in FULL  # no other image would fit either
+                if cause is None or full:
+                    raise
+                faults.append(cause if str(job.source) in cause else f"{job.source}: {cause}")
                 if asked > 1:
                     _report(faults[-1])
+    summary = f"{done} enhanced into {options.out}"
+    if found.skipped:
+        summary += f"; skipped: {listed(found.skipped)}"
     if faults:
         raise UserError(faults[0] if asked == 1 else f"{len(faults)} of {asked} inputs were not enhanced, for the "
-                                                     "reasons above")
-    print(f"{asked} enhanced into {options.out}")
+                                                     f"reasons above; {summary}")
+    print(summary)
 
 
 def _is_video(options: argparse.Namespace) -> bool:
@@ -427,10 +392,16 @@ def _report(fault: str) -> None:
     tqdm.write(f"not enhanced: {fault}", file=sys.stderr)
 
 
-def _refuse_existing(job: Job) -> None:
-    for target in filter(None, (job.target, job.compare)):
-        if target.exists():
-            raise UserError(f"{target} exists: give --overwrite to replace it, or another --out")
+def _check_targets(job: Job, overwrite: bool) -> None:
+    """Raise a UserError or OSError unless all results of a job can get their names."""
+    for target in job.targets:
+        try:
+            os.lstat(target)
+        except FileNotFoundError:
+            continue
+        if not overwrite:
+            raise UserError(f"{target} exists: give --overwrite to replace it, --skip-existing to leave it, or another "
+                            "--out")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from PIL import Image, ImageDraw
 
 from mirnet_torch import __version__
 from mirnet_torch.checkpoint import load_model, weights_file
-from mirnet_torch.cli import (UserError, add_device_option, atomic_path, install_command, make_folder, parse_size,
-                              pick_device, progress, require_extra, run_command)
+from mirnet_torch.cli import (UserError, add_device_option, atomic_path, folder_path, install_command, make_folder,
+                              parse_size, pick_device, program, progress, refuse_existing, require_extra, run_command)
 from mirnet_torch.data import Pair, find_pairs, validation_frames
 from mirnet_torch.enhance import add_tile_options, check_tile_options, enhance
 from mirnet_torch.images import side_by_side, to_tensor, write_image
@@ -227,7 +227,7 @@ def _protocol(options: argparse.Namespace, model: Network) -> dict[str, Any]:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m mirnet_torch.evaluate",
+    parser = argparse.ArgumentParser(prog=program("evaluate", "python -m mirnet_torch.evaluate"),
                                      description="Measure PSNR and SSIM of a MIRNet and of the untouched input.",
                                      epilog=PROTOCOL)
     parser.add_argument("--data", type=Path, metavar="DIR",
@@ -242,8 +242,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                              "microcontroller's")
     parser.add_argument("--lpips", action="store_true",
                         help="also measure LPIPS with AlexNet, whose weights are downloaded once")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="also write evaluation.json, evaluation.csv and "
-                                                                "contact_sheet.png (dark, output, truth) there")
+    parser.add_argument("--out", type=folder_path, metavar="DIR",
+                        help="also write evaluation.json, evaluation.csv and contact_sheet.png (dark, output, truth) "
+                             "there")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out that exist")
     add_tile_options(parser)
     add_device_option(parser)
@@ -263,10 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = pick_device(options.device)
     if options.out:
         make_folder(options.out)
-        existing = [name for name in ("evaluation.json", "evaluation.csv", "contact_sheet.png")
-                    if (options.out / name).exists()]
-        if existing and not options.overwrite:
-            raise UserError(f"{options.out} holds {', '.join(existing)} already: give --overwrite or another --out")
+        if not options.overwrite:
+            refuse_existing(options.out, ("evaluation.json", "evaluation.csv", "contact_sheet.png"))
     lpips = load_lpips(device) if options.lpips else None
     model = load_model(options.checkpoint, device=device)
     protocol = _protocol(options, model)

@@ -7,6 +7,7 @@ bits; `deep_images` reads and writes them.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import warnings
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mirnet_torch.cli import UserError, atomic_path
 
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # editors keep their history in one chunk
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _PLANES, _BITS = 284, 258  # tags of TIFF
@@ -38,9 +40,11 @@ def open_image(path: str | os.PathLike[str], *,
     `before_decoding` is called with the opened file.
 
     Raises:
-        UserError: the file is missing, not an image, truncated, or too large to be a photograph.
+        UserError: the file is missing, not a regular file, not an image, truncated, or too large to be a photograph.
     """
     try:
+        if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{path} is not a regular file")  # a FIFO would wait for ever
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large pictures and odd metadata; real faults are exceptions
             with Image.open(path, formats=FORMATS) as image:
@@ -55,13 +59,13 @@ def open_image(path: str | os.PathLike[str], *,
                 return _upright(image)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot read {path} as an image: {error.strerror}") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not a readable image (readable: {', '.join(SUFFIXES)})") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path} has more pixels than a photograph: refused") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:  # of Pillow's decoders
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"cannot read {path} as an image: {error.strerror}") from None
         raise UserError(f"{path} is a damaged image: {error}") from None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Sequence, get_args, get_origin, get_type_hints
 
-from mirnet_torch.cli import Size, UserError, parse_size, split_share
+from mirnet_torch.cli import Size, UserError, folder_path, parse_size, program, split_share
 from mirnet_torch.presets import PRESETS
 
 
@@ -54,7 +54,8 @@ class TrainOptions:
     """seed of all random numbers"""
 
     epochs: Count = 200
-    """passes over the training pairs"""
+    """passes over the training pairs. With --resume a larger number lengthens the training: from there on the learning
+    rate is that of a training of the new length"""
     batch: Annotated[int, Range(1, 65536)] = 16
     """patches per process and step"""
     patch: Annotated[Size, Side] = (128, 128)
@@ -166,8 +167,8 @@ RECIPES: dict[str, dict[str, Any]] = {
             "relight": True, "mixup_alpha": 0.0, "brightness": 0.3, "epochs": 400, "lr": 2e-3, "val_size": (160, 120),
             "validate_every": 10},
 }
-# Options that may change when a run is resumed, because the result does not depend on them.
-FREE = ("data", "checkpoint_minutes", "workers")
+# Options that may change when a run is resumed, because the result does not depend on them, up to rounding.
+FREE = ("data", "checkpoint_minutes", "workers", "device")
 
 
 def check(options: TrainOptions) -> None:
@@ -205,12 +206,13 @@ def _fits(value: Any, kind: Any) -> bool:
 def parse_arguments(arguments: Sequence[str] | None, description: str) -> dict[str, Any]:
     """Return the given options by field name, and the run folder of --resume, if given, as "resume"."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirnet_torch.train", description=description, argument_default=argparse.SUPPRESS,
+        prog=program("train", "python -m mirnet_torch.train"), description=description,
+        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit status: 0 when finished, 2 after an error, 130 or 143 after Ctrl-C or SIGTERM, which leave a "
-               "checkpoint to resume from.")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="resume the training in this run folder, with "
-                                                                   "the options stored there")
+        epilog="Exit status: 0 when finished, 2 after an error; 130, 143, 129 after Ctrl-C, SIGTERM, SIGHUP, which "
+               "leave a checkpoint to resume from.")
+    parser.add_argument("--resume", type=folder_path, metavar="RUN",
+                        help="resume the training in this run folder, with the options stored there")
     add_arguments(parser)
     return vars(parser.parse_args(arguments))
 
@@ -232,7 +234,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif field.name == "preset":
             form = {"choices": tuple(PRESETS)}
         else:
-            form = {"type": kind, "metavar": {Path: "PATH", str: "NAME"}.get(kind, "N")}
+            form = {"type": folder_path if kind is Path else kind,
+                    "metavar": {Path: "PATH", str: "NAME"}.get(kind, "N")}
         defaults = [shown(field.name, field.default)] if field.default is not None or kind == Size else []
         defaults += [f"{preset}: {shown(field.name, recipe[field.name])}" for preset, recipe in RECIPES.items()
                      if field.name in recipe]

@@ -17,15 +17,17 @@ import sys
 import threading
 import time
 import types
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import IO, Any, Iterator, Mapping
 
 import torch
 
 from mirnet_torch import __version__
 from mirnet_torch.checkpoint import read_pickle, save_model
-from mirnet_torch.cli import UserError, atomic_path, make_folder
-from mirnet_torch.options import FREE, TrainOptions, flag, shown
+from mirnet_torch.cli import UserError, atomic_path, make_folder, say
+from mirnet_torch.options import FREE, TrainOptions, command_line, flag, shown
 from mirnet_torch.presets import Network
 from mirnet_torch.processes import rank_and_world
 
@@ -195,7 +197,10 @@ def resume_command(run: Path, world: int) -> str:
 
 
 class Signals:
-    """Store the first SIGINT or SIGTERM in `received` instead of ending; a second one acts as usual."""
+    """Store the first SIGINT, SIGTERM or SIGHUP in `received` instead of ending; a second one acts as usual.
+
+    SIGHUP is that of a terminal that has gone, as after a lost ssh connection; under nohup it stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -203,7 +208,10 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            self.before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -229,6 +237,10 @@ def read_run(run: Path) -> dict[str, Any]:
         UserError: the folder has none, or it is damaged or not a training checkpoint of this version.
     """
     saved = read_pickle(last_of(run))
+    with open(run / LAST, "rb") as file:  # torch does not compare the CRC that it stores with every tensor
+        if zipfile.is_zipfile(file) and (damaged := _damaged_member(file)):
+            raise UserError(f"{run / LAST} is damaged: {damaged} is not as it was written; start from the weights in "
+                            f"{run / BEST} with --init")
     with of_this_version(run):
         if not isinstance(saved, dict):
             raise TypeError(f"it is of type {type(saved).__name__}")
@@ -240,6 +252,14 @@ def read_run(run: Path) -> dict[str, Any]:
                 raise TypeError(f"its {name} is of type {type(saved[name]).__name__}")
         _check_values(saved)
     return saved
+
+
+def _damaged_member(file: IO[bytes]) -> str | None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        return " ".join(str(error).split())
 
 
 def _check_values(saved: Mapping[str, Any]) -> None:
@@ -290,7 +310,7 @@ def of_this_version(run: Path) -> Iterator[None]:
 
 
 def options_to_resume(run: Path, saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainOptions:
-    """Return the saved options with the given changes, which must not change the result.
+    """Return the saved options with the given changes. All but `FREE` and a longer training change nothing.
 
     Raises:
         UserError: a change would change the result, or the saved options are not of this version.
@@ -298,12 +318,32 @@ def options_to_resume(run: Path, saved: Mapping[str, Any], changes: Mapping[str,
     with of_this_version(run):
         options = TrainOptions(**saved["options"])
     before, after = options.to_dict(), dataclasses.replace(options, **changes).to_dict()
+    if after["epochs"] < before["epochs"]:
+        raise UserError(f"--epochs was {before['epochs']} when this training started: a resumed one can be longer, not "
+                        f"shorter; for {after['epochs']} epochs start another run")
     for name in changes:
-        if name not in FREE and after[name] != before[name]:
+        if name not in (*FREE, "epochs") and after[name] != before[name]:
             raise UserError(f"{flag(name)} was {shown(name, before[name])} when this training started, and "
                             f"{shown(name, after[name])} would change its result: leave it out, or start another run")
-    free = {name: value for name, value in changes.items() if name in FREE}
+    free = {name: value for name, value in changes.items() if name in (*FREE, "epochs")}
     return dataclasses.replace(options, **free, out=run)
+
+
+def command_of(options: TrainOptions, saved: Mapping[str, Any] | None) -> str:
+    """Return the command that started a run, and where it was lengthened."""
+    if saved is None:
+        return command_line(options)
+    if options.epochs == saved["options"]["epochs"]:
+        return saved["command"]
+    return f"{saved['command']}, from step {saved['step']} on with --epochs {options.epochs}"
+
+
+def forget_lost_best(folder: RunFolder, state: Any) -> None:
+    """Let a training state whose `best.safetensors` is gone have no best validation, so that the next one writes it."""
+    if state.best is not None and not folder.best.exists():  # all processes see the same folder
+        if not folder.rank:
+            say(f"{folder.best} is gone: the next validation writes it anew, whatever the PSNR was before")
+        state.best, state.validated = None, -1
 
 
 def check_processes(folder: RunFolder, saved: Mapping[str, Any]) -> None:
@@ -317,4 +357,4 @@ def check_data(files: str, saved: Mapping[str, Any]) -> None:
     """Raise a UserError unless the data have the same fingerprint as when the training run started."""
     if saved["data"]["files"] != files:
         raise UserError(f"the data are not those this training started with ({saved['data']['name']}): names or "
-                        "sizes of files differ; give the same with --data")
+                        "contents of files differ; give the same with --data")

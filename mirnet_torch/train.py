@@ -11,11 +11,10 @@
 Source of the recipe: Zamir et al., "Learning Enriched Features for Real Image Restoration and Enhancement", ECCV 2020,
 section 4, and its published training settings. Departures:
 
-* the output is not clamped before the loss, so that there is a gradient everywhere; the loss may weight errors of
-  brightness less;
+* the loss takes the unclamped output, for a gradient everywhere, and may weight errors of brightness less;
 * the learning rate is a function of the step, not of the epoch;
-* validation and `best.safetensors` use an exponential moving average of the weights; gradients are clipped;
-* samples form an endless sequence, so that every batch is complete.
+* validation and `best.safetensors` use an exponential moving average of the weights; gradients are clipped; samples
+  form an endless sequence, so that every batch is complete.
 
 Order of calls: `train` or `resume` -> `set_up` -> `fit`, which alternates `train_step` and `validate`. The options are
 in `options.py`, the files of a run in `run_folder.py`. All random numbers are a function of the seed and the step, so
@@ -42,17 +41,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mirnet_torch import __version__
 from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import UserError, require_extra, run_command
+from mirnet_torch.cli import UserError, progress, require_extra, run_command, say
 from mirnet_torch.console import Console
 from mirnet_torch.enhance import enhance
 from mirnet_torch.images import stacked
 from mirnet_torch.metrics import mean_score, psnr, ssim
 from mirnet_torch.model import parameter_count
-from mirnet_torch.options import TrainOptions, command_line, parse_arguments, shown
+from mirnet_torch.options import TrainOptions, parse_arguments, shown
 from mirnet_torch.presets import Network, config_from_dict, create_model
 from mirnet_torch.processes import own_device, processes, rank_and_world, share
 from mirnet_torch.run_folder import (LAST, RunFolder, Signals, TrainingInterrupted, check_data, check_processes,
-                                     claimed, last_of, of_this_version, options_to_resume, read_run, restore_optimizer)
+                                     claimed, command_of, forget_lost_best, last_of, of_this_version, options_to_resume,
+                                     read_run, restore_optimizer)
 from mirnet_torch.samples import mixup_draw
 from mirnet_torch.training_data import TrainingData, make_loader, open_data, reader_fault
 
@@ -136,7 +136,7 @@ def train(options: TrainOptions) -> TrainResult:
     Raises:
         UserError: options, data or folder are wrong (found before the long run), or the loss is not finite; another
             training uses the folder.
-        TrainingInterrupted: Ctrl-C or SIGTERM.
+        TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     out = options.out or Path("runs") / options.preset
     with processes(), claimed(out):
@@ -146,15 +146,15 @@ def train(options: TrainOptions) -> TrainResult:
 
 
 def resume(run: Path, **changes: Any) -> TrainResult:
-    """Resume an interrupted training run; on the CPU the result is that of an uninterrupted run, bit for bit.
+    """Resume a training run; on the CPU the result is that of an uninterrupted run, bit for bit.
 
     Args:
         run: the run folder.
-        changes: options given again; those that would change the result must be as they were.
+        changes: options given again: `epochs` may be larger, those of `FREE` others, the rest must be as it was.
 
     Raises:
         UserError: there is nothing to resume, or an option or the data changed; and what `train` raises.
-        TrainingInterrupted: Ctrl-C or SIGTERM.
+        TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     last_of(run)  # before the folder is claimed, which would create it
     with processes(), claimed(run):
@@ -175,7 +175,7 @@ def set_up(options: TrainOptions, saved: dict[str, Any] | None = None) -> tuple[
     data = open_data(options, rank=rank, world=world)
     if saved is not None:
         check_data(data.files, saved)
-    setup = Setup(options, saved["command"] if saved else command_line(options), folder, device, data)
+    setup = Setup(options, command_of(options, saved), folder, device, data)
 
     torch.manual_seed(options.seed)
     if saved is None:
@@ -190,6 +190,7 @@ def set_up(options: TrainOptions, saved: dict[str, Any] | None = None) -> tuple[
     if saved is not None:
         with of_this_version(folder.path):
             state.restore(saved)
+        forget_lost_best(folder, state)
     return setup, state
 
 
@@ -226,6 +227,8 @@ def fit(setup: Setup, state: State) -> TrainResult:
                       rank=folder.rank)
     folder.remove_leftovers()
     console.introduce(describe(setup, state))
+    if state.step == 0:
+        console.estimate(state.model, options.patch)
     if state.validated < 0:
         save(setup, state)  # so that a folder that cannot be written fails before the first validation
     with Signals() as signals, folder.writer(state.step) as writer, console.open_bar():
@@ -250,8 +253,8 @@ def fit(setup: Setup, state: State) -> TrainResult:
                     save(setup, state)
             if stopping:
                 save(setup, state)
-                if folder.world > 1:
-                    dist.barrier()  # no process ends before the first has written
+                if folder.world > 1:  # no process ends before the first has written
+                    dist.barrier()
                 raise TrainingInterrupted(stopping, f"interrupted at step {state.step} of {setup.steps}; the state is "
                                                     f"kept, go on with: {folder.resume_command}")
     assert state.best is not None
@@ -376,9 +379,8 @@ def validate(setup: Setup, state: State, signals: Signals, writer: Any) -> tuple
     Raises:
         UserError: the output of the network is not finite, or a file cannot be written.
     """
-    step, frames = state.step, setup.data.frames  # only the first process has frames
-    scores, rows = [], []
-    for _, low, high in frames:
+    step, frames, scores, rows = state.step, setup.data.frames, [], []  # only the first process has frames
+    for _, low, high in progress(frames, desc="validate", leave=False):
         if signals.received:
             break
         try:
@@ -437,7 +439,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = resume(run, **given) if run else train(TrainOptions.for_preset(given.pop("preset", "paper"), **given))
     except TrainingInterrupted as interruption:
         if first:
-            print(interruption, file=sys.stderr)
+            say(str(interruption))
         return 128 + interruption.signal_number
     if first:
         print(f"best: {result.psnr:.2f} dB, SSIM {result.ssim:.3f} in epoch {result.epoch}: {result.best}")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -50,10 +51,21 @@ def open_data(options: TrainOptions, *, rank: int = 0, world: int = 1) -> Traini
 
 
 def fingerprint(*groups: Sequence[Pair] | Sequence[Path] | None) -> str:
-    """Return a digest of the names and file sizes of groups of scenes; None is an empty group."""
-    files = [[(scene.name, *(path.stat().st_size for path in _paths(scene))) for scene in group or ()]
-             for group in groups]
+    """Return a digest of the names and contents of groups of scenes; None is an empty group."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = [list(zip([scene.name for scene in group or ()], pool.map(_digest, group or ()))) for group in groups]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _digest(scene: Pair | Path) -> list[str]:
+    digests = []
+    for path in _paths(scene):
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(2 ** 20):
+                digest.update(block)
+        digests.append(digest.hexdigest())
+    return digests
 
 
 def _paths(scene: Pair | Path) -> tuple[Path, ...]:
@@ -78,5 +90,6 @@ def reader_fault(error: UserError) -> str:
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the main process ends its workers
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)

@@ -134,7 +134,7 @@ CHECKPOINTS = {
                                 ["no readable configuration"]),
     "lists for numbers.safetensors": (lambda: own_file(CONFIG.to_dict() | {"n_feat": [[8]]}), ["n_feat"]),
     "a list for the kind.safetensors": (lambda: own_file(CONFIG.to_dict() | {"network": ["mirnet"]}), ["mirnet"]),
-    "lists in lists.pth": (lambda: saved({"config": {"network": "compact", "cell": 4, "widths": [[8], {}]},
+    "lists in lists.pth": (lambda: saved({"config": {"network": "compact", "head": "curve", "widths": [[8], {}]},
                                           "state_dict": rows_of()}), ["widths"]),
     "sparse.pth": (lambda: changed(conv_out__weight=torch.zeros(3, 8, 3, 3).to_sparse()),
                    ["not dense", "conv_out.weight"]),

@@ -354,8 +354,8 @@ def test_two_inputs_with_one_result_are_refused_before_the_work(capsys, checkpoi
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_one_error_and_leaves_no_half_file(capsys, checkpoints, photo, tmp_path):
-    """The limit on the size of a file stands in for a full disk: a write ends with an operating system's error."""
+def test_a_write_that_fails_is_one_error_and_leaves_no_half_file(capsys, checkpoints, photo, tmp_path):
+    """The limit on the size of a file makes a write end with an operating system's error."""
     large = np.random.default_rng(0).integers(0, 60, (200, 300, 3)).astype(np.uint8)
     Image.fromarray(large).save(tmp_path / "large.png")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -365,7 +365,8 @@ def test_a_full_disk_is_one_error_and_leaves_no_half_file(capsys, checkpoints, p
                      "--out", tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert_one_error(result.status, result.err, "File too large")
+    assert_one_error(result.status, result.err, "1 of 2 inputs")
+    assert f"{tmp_path / 'out' / 'large.png'}: File too large" in result.err
     assert os.listdir(tmp_path / "out") == ["photo.png"]  # what was done before is whole, what was not is absent
     read_image(tmp_path / "out" / "photo.png")
 

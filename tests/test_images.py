@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from skimage import data
 
 from mirnet_torch.cli import UserError
@@ -137,3 +137,10 @@ def test_to_rgb_does_not_share_memory_with_the_image():
     picture = Image.fromarray(PHOTO.copy())
     to_rgb(picture)[:] = 0
     np.testing.assert_array_equal(np.asarray(picture), PHOTO)
+
+
+def test_a_png_with_a_long_text_is_read(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("history", "edited " * 500_000, zip=True)
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "a.png", pnginfo=text)
+    assert read_image(tmp_path / "a.png").shape == (4, 5, 3)

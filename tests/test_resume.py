@@ -1,23 +1,29 @@
 """Resuming: a training interrupted at any step gives the same result as an uninterrupted one, bit for bit."""
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from commands import assert_one_error, run
+from PIL import Image
 from test_presets import MCU_0_1, PUBLISHED_0_1
 from training import NETWORK, as_arguments, differences, load_state, small_options, start, write_data
 
 import mirnet_torch.train as training
 from mirnet_torch import load_model
+from mirnet_torch.console import duration
 from mirnet_torch.options import TrainOptions
-from mirnet_torch.run_folder import LOCK
+from mirnet_torch.run_folder import LOCK, Signals
 from mirnet_torch.train import TrainingInterrupted, main, resume, train
 
 EPOCHS, STEPS_PER_EPOCH = 8, 5
@@ -168,12 +174,15 @@ def test_a_finished_training_stays_as_it_is(root, uninterrupted):
 
 def test_options_that_would_change_the_result_are_refused(capsys, root, uninterrupted):
     folder = root / "uninterrupted"
-    for changed, words in ((["--lr", "2e-3"], "--lr was 0.001"), (["--epochs", "9"], "--epochs was 8"),
+    for changed, words in ((["--lr", "2e-3"], "--lr was 0.001"),
                            (["--no-jitter"], "--jitter was yes"), (["--patch", "8"], "--patch was 16x12"),
                            (["--preset", "mcu"], "--preset was paper"), (["--out", "other"], "--out was ")):
         result = run(capsys, main, "--resume", folder, *changed)
         assert_one_error(result.status, result.err, words, "leave it out")
-    same = run(capsys, main, "--resume", folder, "--lr", "0.001", "--workers", 1, "--config", root / "small.json")
+    result = run(capsys, main, "--resume", folder, "--epochs", 7)
+    assert_one_error(result.status, result.err, "--epochs was 8", "longer, not shorter")
+    same = run(capsys, main, "--resume", folder, "--device", "cpu", "--lr", "0.001", "--workers", 1,
+               "--config", root / "small.json")
     assert same.status == 0
 
 
@@ -183,9 +192,89 @@ def test_other_data_and_other_processes_are_refused(capsys, root, uninterrupted,
     result = run(capsys, main, "--resume", root / "uninterrupted", "--data", other / "data")
     assert_one_error(result.status, result.err, "the data are not those this training started with")
     moved = write_data(tmp_path / "moved")
+    dark = moved / "data" / "train" / "low" / "0.png"
+    pixels = np.array(Image.open(dark))
+    Image.fromarray(pixels ^ 1).save(dark.with_name("changed.png"))
+    size = max(dark.stat().st_size, dark.with_name("changed.png").stat().st_size)
+    whole = dark.read_bytes()
+    dark.write_bytes(dark.with_name("changed.png").read_bytes().ljust(size, b"\0"))  # of equal or larger size
+    dark.with_name("changed.png").unlink()
+    result = run(capsys, main, "--resume", root / "uninterrupted", "--data", moved / "data")
+    assert_one_error(result.status, result.err, "names or contents of files differ")
+    dark.write_bytes(whole)
     assert run(capsys, main, "--resume", root / "uninterrupted", "--data", moved / "data").status == 0
     state = torch.load(root / "uninterrupted" / "last.pt", weights_only=True)
     torch.save({**state, "world": 2}, tmp_path / "last.pt")
     result = run(capsys, main, "--resume", tmp_path)
     assert_one_error(result.status, result.err, "started with 2 processes, not 1",
                      f"torchrun --nproc-per-node 2 -m mirnet_torch.train --resume {tmp_path}")
+
+
+def test_a_training_is_lengthened(options, uninterrupted, tmp_path):
+    """The first steps are those of the short training; from there on the learning rate is that of the long one."""
+    train(TrainOptions(**{**options, "epochs": 2}, out=tmp_path / "run"))
+    short = load_state(tmp_path / "run")
+    resume(tmp_path / "run", epochs=4)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert (short["step"], state["step"], state["options"]["epochs"]) == (2 * STEPS_PER_EPOCH, 4 * STEPS_PER_EPOCH, 4)
+    assert state["command"].endswith(f", from step {2 * STEPS_PER_EPOCH} on with --epochs 4")
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(TrainOptions.lr_min)
+    assert differences(state["ema"], short["ema"])
+
+
+def test_a_lost_best_is_written_anew(capsys, options, tmp_path):
+    train(TrainOptions(**{**options, "epochs": 2}, out=tmp_path / "run"))
+    (tmp_path / "run" / "best.safetensors").unlink()
+    result = run(capsys, main, "--resume", tmp_path / "run")
+    assert result.status == 0 and "best.safetensors is gone" in result.err
+    assert load_model(tmp_path / "run" / "best.safetensors").config.n_feat == NETWORK["n_feat"]
+
+
+def test_a_flipped_byte_is_refused(capsys, options, tmp_path):
+    train(TrainOptions(**{**options, "epochs": 1}, out=tmp_path / "run"))
+    whole = (tmp_path / "run" / "last.pt").read_bytes()
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    place = whole.index(bytes(state["ema"]["conv_in.weight"].untyped_storage())) + 5
+    (tmp_path / "run" / "last.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+    result = run(capsys, main, "--resume", tmp_path / "run")
+    assert_one_error(result.status, result.err, "last.pt is damaged", "not as it was written", "--init")
+
+
+def test_a_lost_terminal_leaves_a_checkpoint(root, options, tmp_path):
+    """The terminal closes, as when ssh ends: every write to it fails, and the kernel sends SIGHUP."""
+    folder, (master, slave) = tmp_path / "run", os.openpty()
+    arguments = as_arguments({**options, "epochs": 2000, "checkpoint_minutes": 1e-3, "out": folder})
+    process = start(arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=lambda:
+                    fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(slave)
+    reader = threading.Thread(target=lambda: read_until(master, folder / "last.pt"))
+    reader.start()
+    wait_for_step(folder, lambda step: step > 3, process)
+    reader.join()
+    before = load_state(folder)["step"]
+    os.close(master)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert load_state(folder)["step"] >= before and not (folder / LOCK).exists()
+
+
+def read_until(terminal, path):
+    """Read what a terminal shows until a checkpoint is written after some steps."""
+    while not path.exists() or torch.load(path, weights_only=True)["step"] <= 3:
+        os.read(terminal, 4096)
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not signals.received
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_start_says_how_long_it_may_take(capsys, root, options, tmp_path):
+    result = run(capsys, main, *as_arguments({**options, "epochs": 1}), "--out", tmp_path / "short")
+    assert " on this machine, without validations\n" in result.out
+    assert [duration(seconds) for seconds in (0.2, 100, 4000, 90_000, 200_000, 10 ** 7)] == [
+        "1 seconds", "100 seconds", "67 minutes", "25 hours", "2 days", "17 weeks"]

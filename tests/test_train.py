@@ -104,9 +104,10 @@ def test_lines_off_a_terminal(capsys, root, tmp_path):
     result = run(capsys, main, *as_arguments(options), "--out", tmp_path / "run")
     assert result.status == 0 and result.err == ""
     lines = result.out.splitlines()
-    assert [line.split("  ")[0] for line in lines[1:4]] == ["epoch 0/3", "epoch 2/3", "epoch 3/3"]
-    assert "images/s" in lines[2] and "ETA" in lines[2] and "PSNR" in lines[2] and len(lines) == 5
-    assert str(tmp_path / "run" / "best.safetensors") in lines[4]
+    assert lines[1].endswith(" on this machine, without validations")
+    assert [line.split("  ")[0] for line in lines[2:5]] == ["epoch 0/3", "epoch 2/3", "epoch 3/3"]
+    assert "images/s" in lines[3] and "ETA" in lines[3] and "PSNR" in lines[3] and len(lines) == 6
+    assert str(tmp_path / "run" / "best.safetensors") in lines[5]
 
 
 def test_the_embedded_default_trains(capsys, root, tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from conversion.mirnet import compact, published
 from conversion.mirnet.equalise import equalised
 from conversion.mirnet.sketch import SKETCH
-from mirnet_torch.cli import Size, UserError
+from mirnet_torch.cli import LARGEST_SIDE, Size, UserError
 from mirnet_torch.presets import Network
 
 LARGE_SIZE = (256, 256)  # (width, height) of the pictures for the published network
@@ -77,7 +77,8 @@ def check_size(model: Network, size: Size) -> None:
     """Raise a UserError unless both sides are positive multiples of `model.multiple`."""
     multiple = model.multiple
     if any(side < multiple or side % multiple for side in size):
-        nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in size)
+        largest = LARGEST_SIDE // multiple
+        nearest = "x".join(str(min(max(1, round(side / multiple)), largest) * multiple) for side in size)
         raise UserError(f"the size {size[0]}x{size[1]} does not suit this network: both sides must be positive "
                         f"multiples of {multiple}, the nearest is {nearest}")
 
