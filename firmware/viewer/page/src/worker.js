@@ -1,0 +1,52 @@
+// The worker: all that takes time. It answers {id, task, ...} with {id, result} or {id, fault: a sentence}.
+
+import {Network} from "./network.js";
+import {Fault, Photograph, factorsFor, pixelsOf} from "./photograph.js";
+import {recolour} from "./pixels.js";
+
+const network = Network.load(new URL(".", self.location));
+network.catch(() => {}); // the first task that needs it says why
+let photograph = null;
+
+const tasks = {
+  /** Wait for the network. */
+  async load() {
+    await network;
+  },
+
+  async open({file, exposure}) {
+    const opened = await Photograph.open(file);
+    await opened.enhance(await network);
+    photograph = opened; // the last one stays if this one cannot be read
+    return {before: opened.shown(), after: opened.shown(exposure), width: opened.picture.width,
+      height: opened.picture.height};
+  },
+
+  async expose({exposure}) {
+    return {after: photograph.shown(exposure)};
+  },
+
+  async save({exposure, type}) {
+    return photograph.file(exposure, type);
+  },
+
+  /** Enhance one picture of the webcam. */
+  async frame({bitmap, exposure}) {
+    const before = pixelsOf(bitmap);
+    bitmap.close();
+    const {width, height} = before, data = new Uint8ClampedArray(before.data.length);
+    recolour(before.data, data, before, await factorsFor(await network, before), {exposure});
+    return {before: {data: before.data, width, height}, after: {data, width, height}};
+  },
+};
+
+self.onmessage = async ({data: {id, task, ...given}}) => {
+  try {
+    const result = await tasks[task](given) ?? {};
+    const buffers = Object.values(result).map((value) => value?.data?.buffer).filter(Boolean);
+    self.postMessage({id, result}, buffers);
+  } catch (error) {
+    const known = error instanceof Fault || error instanceof RangeError;
+    self.postMessage({id, fault: known ? error.message : `The network cannot run here: ${error.message ?? error}`});
+  }
+};
