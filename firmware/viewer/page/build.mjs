@@ -4,6 +4,7 @@
 import {createHash} from "node:crypto";
 import {cp, mkdir, readdir, readFile, rm, writeFile} from "node:fs/promises";
 import path from "node:path";
+import {fileURLToPath} from "node:url";
 import {build} from "esbuild";
 
 const [float32, int8, out] = process.argv.slice(2);
@@ -11,7 +12,7 @@ if (!out) {
   console.error("usage: node build.mjs FLOAT32.tflite INT8.tflite OUT, two models of conversion/to_tflite.py and a folder");
   process.exit(2);
 }
-const here = import.meta.dirname;
+const here = path.dirname(fileURLToPath(import.meta.url));
 const litert = path.join(here, "node_modules/@litertjs/core/wasm");
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
@@ -36,8 +37,11 @@ await build({...options, format: "esm", entryPoints: [path.join(here, "src/main.
 await build({...options, format: "iife", entryPoints: [path.join(here, "src/worker.js")], outdir: out});
 
 // The service worker keeps all files; its version changes with any of them.
-const files = (await readdir(out, {recursive: true, withFileTypes: true})).filter((entry) => entry.isFile())
-  .map((entry) => path.relative(out, path.join(entry.parentPath, entry.name))).sort();
+const listing = async (folder) => (await Promise.all((await readdir(folder, {withFileTypes: true})).map((entry) => {
+  const name = path.join(folder, entry.name);
+  return entry.isDirectory() ? listing(name) : [name];
+}))).flat();
+const files = (await listing(out)).map((name) => path.relative(out, name)).sort();
 const version = sha256((await Promise.all(files.map((file) => readFile(path.join(out, file))))).map(sha256).join());
 await build({...options, format: "iife", entryPoints: [path.join(here, "src/sw.js")], outdir: out,
   define: {FILES: JSON.stringify(files), VERSION: JSON.stringify(version.slice(0, 16))}});

@@ -15,6 +15,7 @@ const bytesOf = (text) => Uint8Array.from(text, (letter) => letter.charCodeAt(0)
  * @property {number} height
  * @property {boolean} grey the file has no colour channels
  * @property {Uint8Array | null} exif a TIFF structure
+ * @property {number} atExif the position of the four letters in the file that say that this is EXIF
  * @property {Uint8Array | null} profile an ICC profile
  */
 
@@ -54,20 +55,55 @@ export async function withMetadata(file, {exif, profile}) {
 
 /** Return a copy of EXIF with the orientation 1 and without thumbnail; null if it is damaged. */
 export function upright(exif) {
-  const bytes = exif.slice(), view = new DataView(bytes.buffer);
-  try {
-    const little = latin(bytes.subarray(0, 2)) === "II";
-    const [u16, u32] = [(at) => view.getUint16(at, little), (at) => view.getUint32(at, little)];
-    const entries = (directory) => Array.from({length: u16(directory)}, (_, i) => directory + 2 + 12 * i);
+  const bytes = exif.slice();
+  return inTiff(bytes, ({u16, u32, entries, set16, set32}) => {
     const first = u32(4), atNext = first + 2 + 12 * u16(first);
-    for (const entry of entries(first)) if (u16(entry) === ORIENTATION) view.setUint16(entry + 8, 1, little);
+    for (const entry of entries(first)) if (u16(entry) === ORIENTATION) set16(entry + 8, 1);
     const second = u32(atNext);
     if (second) {
       const values = Object.fromEntries(entries(second).map((entry) => [u16(entry), u32(entry + 8)]));
       if (values[THUMBNAIL]) bytes.fill(0, values[THUMBNAIL], values[THUMBNAIL] + values[THUMBNAIL_LENGTH]);
-      view.setUint32(atNext, 0, little);
+      set32(atNext, 0);
     }
     return bytes;
+  });
+}
+
+/** Return the orientation that EXIF names, from 1 (upright) to 8; 1 if it names none. */
+export function orientationOf(exif) {
+  const named = exif && inTiff(exif, ({u16, u32, entries}) => {
+    const entry = entries(u32(4)).find((found) => u16(found) === ORIENTATION);
+    return entry && u16(entry + 8);
+  });
+  return named >= 1 && named <= 8 ? named : 1;
+}
+
+/**
+ * Return a file whose EXIF no decoder finds. Browsers differ in the formats whose orientation they obey, so the page
+ * obeys it itself.
+ */
+export function withoutExif(file, {type, atExif}) {
+  const bytes = file.slice(), view = viewOf(bytes);
+  bytes.set(bytesOf("noNe"), atExif);
+  if (type === "image/png") {
+    const end = atExif + 4 + view.getUint32(atExif - 4);
+    view.setUint32(end, crc32(bytes.subarray(atExif, end)));
+  }
+  return bytes;
+}
+
+/** Let a function read and write a TIFF structure; null if it reaches over its end. */
+function inTiff(bytes, work) {
+  const view = viewOf(bytes);
+  try {
+    const little = latin(bytes.subarray(0, 2)) === "II";
+    const u16 = (at) => view.getUint16(at, little), u32 = (at) => view.getUint32(at, little);
+    return work({
+      u16, u32,
+      set16: (at, value) => view.setUint16(at, value, little),
+      set32: (at, value) => view.setUint32(at, value, little),
+      entries: (directory) => Array.from({length: u16(directory)}, (_, i) => directory + 2 + 12 * i),
+    });
   } catch (error) {
     if (error instanceof RangeError) return null;
     throw error;
@@ -90,7 +126,7 @@ function readJpeg(file) {
   const profile = [], view = viewOf(file);
   for (const [marker, , at, end] of jpegSegments(file)) {
     const name = latin(file.subarray(at, at + 12));
-    if (marker === 0xe1 && name.startsWith("Exif\0\0")) found.exif ??= file.slice(at + 6, end);
+    if (marker === 0xe1 && name.startsWith("Exif\0\0") && !found.exif) Object.assign(found, {exif: file.slice(at + 6, end), atExif: at});
     if (marker === 0xe2 && name === "ICC_PROFILE\0") profile[file[at + 12]] = file.slice(at + 14, end);
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
       Object.assign(found, {height: view.getUint16(at + 1), width: view.getUint16(at + 3), grey: file[at + 5] === 1});
@@ -132,11 +168,11 @@ function* pngChunks(file) { // [type, position of the chunk, position of the con
 async function readPng(file) {
   const found = {type: "image/png", exif: null, profile: null};
   const view = viewOf(file);
-  for (const [type, , at, end] of pngChunks(file)) {
+  for (const [type, start, at, end] of pngChunks(file)) {
     if (type === "IHDR") {
       Object.assign(found, {width: view.getUint32(at), height: view.getUint32(at + 4), grey: !(file[at + 9] & 2)});
     } else if (type === "eXIf") {
-      found.exif = file.slice(at, end);
+      Object.assign(found, {exif: file.slice(at, end), atExif: start + 4});
     } else if (type === "iCCP") {
       const name = file.indexOf(0, at);
       found.profile = await through(new DecompressionStream("deflate"), file.slice(name + 2, end)).catch(() => null);
@@ -189,7 +225,8 @@ function readWebp(file) {
       sized((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1);
       found.alpha = Boolean(bits >> 28 & 1);
     } else if (type === "EXIF") {
-      found.exif = file.slice(latin(file.subarray(at, at + 4)) === "Exif" ? at + 6 : at, end);
+      const from = latin(file.subarray(at, at + 4)) === "Exif" ? at + 6 : at;
+      Object.assign(found, {exif: file.slice(from, end), atExif: at - 8});
     } else if (type === "ICCP") {
       found.profile = file.slice(at, end);
     }

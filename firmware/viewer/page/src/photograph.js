@@ -1,7 +1,7 @@
 // Open, enhance and save a photograph. It runs in the worker.
 
 import {boxFilter, copySize, factorsOf, recolour, toCells, CELL} from "./pixels.js";
-import {readMetadata, withMetadata} from "./metadata.js";
+import {orientationOf, readMetadata, withMetadata, withoutExif} from "./metadata.js";
 
 export const MOST_PIXELS = 100e6; // a picture and its result take 8 bytes for each
 const SCREEN_PIXELS = 2e6; // of the picture on the page, which follows the slider
@@ -30,14 +30,17 @@ export class Photograph {
         + `${MOST_PIXELS / 1e6}: make it smaller first.`);
     }
     const photograph = new Photograph();
+    const orientation = orientationOf(metadata.exif);
     try {
       // Values as they are in the file; the profile goes into the result.
-      const bitmap = await createImageBitmap(new Blob([bytes], {type}),
-        {imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none"});
-      Object.assign(photograph, {name: file.name, metadata, picture: pixelsOf(bitmap)});
+      const bitmap = await createImageBitmap(new Blob([metadata.exif ? withoutExif(bytes, metadata) : bytes], {type}),
+        {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+      const picture = turned(pixelsOf(bitmap), orientation);
+      Object.assign(photograph, {name: file.name, metadata, picture});
       const scale = Math.min(Math.sqrt(SCREEN_PIXELS / (bitmap.width * bitmap.height)), 1);
-      photograph.screen = scale === 1 ? photograph.picture
-        : pixelsOf(bitmap, Math.max(Math.round(bitmap.width * scale), 1), Math.max(Math.round(bitmap.height * scale), 1));
+      const small = (side) => Math.max(Math.round(side * scale), 1);
+      photograph.screen = scale === 1 ? picture
+        : turned(pixelsOf(bitmap, small(bitmap.width), small(bitmap.height)), orientation);
       bitmap.close();
     } catch (error) {
       if (!(error instanceof DOMException || error instanceof RangeError)) throw error;
@@ -89,6 +92,21 @@ export function pixelsOf(bitmap, width = bitmap.width, height = bitmap.height) {
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, width, height);
   return context.getImageData(0, 0, width, height);
+}
+
+/** Turn a picture upright that has an orientation of EXIF, from 1 to 8. */
+function turned({data, width, height}, orientation) {
+  if (orientation === 1) return {data, width, height};
+  const pixels = new Uint32Array(data.buffer), result = new Uint32Array(pixels.length);
+  const onItsSide = orientation > 4, across = onItsSide ? height : width, down = onItsSide ? width : height;
+  const mirrored = [2, 3, 7, 8].includes(orientation), upsideDown = [3, 4, 6, 7].includes(orientation);
+  for (let y = 0, to = 0; y < down; y++) {
+    for (let x = 0; x < across; x++, to++) {
+      const [column, row] = onItsSide ? [y, x] : [x, y];
+      result[to] = pixels[(upsideDown ? height - 1 - row : row) * width + (mirrored ? width - 1 - column : column)];
+    }
+  }
+  return {data: new Uint8ClampedArray(result.buffer), width: across, height: down};
 }
 
 const copied = ({data, width, height}) => ({data: data.slice(), width, height});
