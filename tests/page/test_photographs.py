@@ -11,11 +11,10 @@ import torch
 from browser import Visit, differences, rgb
 from PIL import Image, ImageCms
 from skimage import data
-from torchvision.transforms.functional import to_tensor
 
 from mirnet_torch import enhance, load_model
 from mirnet_torch.full_size import to_levels
-from mirnet_torch.images import read_image, to_grey
+from mirnet_torch.images import read_image, to_grey, to_tensor
 
 MEAN, LARGEST = 0.5, 3  # levels that the page may be off
 
@@ -149,7 +148,7 @@ def _png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("name, content, words", [
-    ("notes.txt", b"a dark and stormy night", "notes.txt is not a picture that can be read: choose a JPEG, PNG or WebP"),
+    ("notes.txt", b"a dark night", "notes.txt is not a picture that can be read: choose a JPEG, PNG or WebP file"),
     ("empty.jpg", b"", "empty.jpg is not a picture that can be read"),
     ("cut.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "cut.jpg is not a picture that can be read"),
     ("nothing.png", _png(0, 5), "nothing.png is not a picture"),

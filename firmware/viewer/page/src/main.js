@@ -19,7 +19,7 @@ function use(name) {
   if (source !== name) sources[source]?.stop?.();
   source = name;
   for (const id of ["save", "save-png", "exposure"]) element(id).disabled = !name;
-  element("save-png").hidden = name !== "photograph";
+  for (const id of ["save-png", "show-chip"]) element(id).hidden = name !== "photograph";
   if (!name) clear();
 }
 

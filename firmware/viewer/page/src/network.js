@@ -1,7 +1,7 @@
 // The network's core in LiteRT.js: cells in, maps out, at any size. It runs in a worker.
 
 import {loadAndCompile, loadLiteRt, Tensor} from "@litertjs/core";
-import {withSize} from "./tflite_size.js";
+import {withSize} from "./tflite.js";
 
 const KEPT = 3; // compiled sizes; a page sees a photograph, the webcam and the chip's frame in turn
 
@@ -36,6 +36,11 @@ export class Network {
     };
     await loadLiteRt(new URL("litert/litert_wasm_compat_internal.js", folder).href);
     return new Network({float32, int8});
+  }
+
+  /** Return a model as the conversion wrote it. */
+  file(kind) {
+    return this.#files[kind];
   }
 
   /**

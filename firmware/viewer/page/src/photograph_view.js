@@ -1,11 +1,12 @@
 // Photographs: drop, choose or paste one, change its brightness, save it.
 
 import {ask} from "./client.js";
-import {show} from "./compare.js";
+import {draw, show} from "./compare.js";
 import {complain, download, say} from "./say.js";
 
 const element = (id) => document.getElementById(id);
 const chooser = element("file");
+const chip = element("chip"), chipButton = element("show-chip");
 let busy = false;
 
 /**
@@ -20,6 +21,7 @@ export function photographs({exposure, opened}) {
     say(`Opening ${file.name} …`);
     try {
       const started = performance.now();
+      showChip(false);
       const {width, height, before, after} = await ask("open", {file, exposure: exposure()});
       show({before, after});
       opened();
@@ -33,6 +35,28 @@ export function photographs({exposure, opened}) {
     }
   }
 
+  function showChip(shown) {
+    chipButton.setAttribute("aria-pressed", shown);
+    chip.hidden = !shown;
+    element("view").hidden = shown;
+  }
+
+  async function computeChip() {
+    const {dark, float, int8, difference, mean, largest} = await ask("chip", {exposure: exposure()});
+    for (const [name, picture] of Object.entries({dark, float, int8, difference})) draw(element(`chip-${name}`), picture);
+    element("chip-words").textContent = "The board's int8 model on a frame of 160×120, as LiteRT rounds: it differs "
+      + `from floating point by ${mean.toFixed(2)} levels of 255 in the mean and ${largest} at most.`;
+  }
+
+  chipButton.addEventListener("click", async () => {
+    try {
+      if (chip.hidden) await computeChip();
+      else show(await ask("expose", {exposure: exposure()}));
+      showChip(chip.hidden);
+    } catch (error) {
+      complain(error.message);
+    }
+  });
   chooser.addEventListener("change", () => chooser.files.length && open(chooser.files[0]));
   for (const button of document.querySelectorAll(".open")) button.addEventListener("click", () => chooser.click());
   window.addEventListener("dragover", (event) => event.preventDefault());
@@ -48,7 +72,11 @@ export function photographs({exposure, opened}) {
     else complain("There is no picture in the clipboard: copy one first.");
   });
   return {
-    expose: async () => show(await ask("expose", {exposure: exposure()})),
+    async expose() {
+      if (chip.hidden) show(await ask("expose", {exposure: exposure()}));
+      else await computeChip();
+    },
+    stop: () => showChip(false),
     async save(type) {
       say("Saving …");
       const started = performance.now();

@@ -1,5 +1,6 @@
 // The worker: all that takes time. It answers {id, task, ...} with {id, result} or {id, fault: a sentence}.
 
+import {computeFrame, frameOf} from "./chip.js";
 import {Network} from "./network.js";
 import {Fault, Photograph, factorsFor, pixelsOf} from "./photograph.js";
 import {recolour} from "./pixels.js";
@@ -28,6 +29,12 @@ const tasks = {
 
   async save({exposure, type}) {
     return photograph.file(exposure, type);
+  },
+
+  /** Compute the photograph at the board's size as the board does, and in floating point. */
+  async chip({exposure}) {
+    const dark = frameOf(photograph.picture);
+    return {dark, ...await computeFrame(await network, dark, exposure)};
   },
 
   /** Enhance one picture of the webcam. */
