@@ -4,6 +4,7 @@
     python firmware/viewer --save frames --frames 20    PNG files instead
     python firmware/viewer --image night.jpg            let the board enhance a picture file
     python firmware/viewer --self-test                  check that the board computes the right bytes
+    python firmware/viewer --page                       serve the page for browsers, after `make page`
     python firmware/viewer --simulate ...               any of these without a board
     python firmware/viewer --simulate --sketch DIR      with a sketch of your own
 
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("--info", action="store_true", help="print the board's protocol, model, frame size and memory")
     what.add_argument("--test-picture", action="store_true",
                       help="stream the picture inside the sketch instead of the camera's frames")
+    what.add_argument("--page", action="store_true", help="serve the page for browsers on localhost; it talks to the board")
+    parser.add_argument("--page-port", type=int, default=8000, metavar="N", help="with --page (default: %(default)s)")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write PNG files there instead of opening a window")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
     options = parser.parse_args(arguments)
@@ -80,6 +83,11 @@ def _board(options: argparse.Namespace) -> Iterator[Callable[[], str]]:
 def _run(options: argparse.Namespace, find: Callable[[], str]) -> int:
     if options.image:
         return _enhance_files(options.image, options.save or Path(), find)
+    if options.page:
+        from page_server import PageServer
+        with PageServer(find, port=options.page_port) as server:
+            print(f"open {server.address} in a browser; Ctrl-C ends", flush=True)
+            server.serve_forever()
     if options.info or options.self_test:
         with contextlib.closing(Link(find())) as link:
             words = link.info() if options.info else link.self_test()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "firmware" / "viewer" / "page"
 WEIGHTS = ROOT / "mirnet_torch" / "weights"
 SECONDS = 30_000
+sys.path.insert(0, str(ROOT / "firmware" / "viewer"))  # as `python firmware/viewer` has it
 
 
 class Visit:
@@ -99,3 +101,14 @@ def differences(one: np.ndarray, other: np.ndarray) -> tuple[float, int]:
     assert one.shape == other.shape
     apart = np.abs(one.astype(int) - other)
     return float(apart.mean()), int(apart.max())
+
+
+def write_film(path: Path) -> None:
+    """Write ten pictures of 640x480 for the fake webcam: a dark cup that moves."""
+    from skimage import data
+    cup = np.asarray(Image.fromarray(data.coffee() // 6).resize((640, 480)).convert("YCbCr"))
+    with open(path, "wb") as file:
+        file.write(b"YUV4MPEG2 W640 H480 F30:1 Ip A1:1 C420jpeg\n")
+        for i in range(10):
+            moved = np.roll(cup, 8 * i, axis=1)
+            file.write(b"FRAME\n" + moved[..., 0].tobytes() + moved[::2, ::2, 1].tobytes() + moved[::2, ::2, 2].tobytes())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from browser import PAGE, ROOT, WEIGHTS, Visit
+from browser import PAGE, ROOT, WEIGHTS, Visit, write_film
 
 
 def missing(what: str) -> None:
@@ -77,7 +77,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if program is None:
         missing("there is no chromium, chromium-browser or google-chrome on the PATH: install one")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        film = tmp_path_factory.mktemp("film") / "dark.y4m"
+        write_film(film)
+        browser = playwright.chromium.launch(executable_path=program, args=[
+            "--no-sandbox", "--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={film}"])
         yield browser
         browser.close()
 

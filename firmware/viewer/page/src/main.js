@@ -1,5 +1,7 @@
 // The page: which source is shown, and the controls that all sources share.
 
+import {board} from "./board_view.js";
+import {webcam} from "./camera_view.js";
 import {ask} from "./client.js";
 import {clear} from "./compare.js";
 import {photographs} from "./photograph_view.js";
@@ -8,16 +10,19 @@ import {complain, say} from "./say.js";
 const element = (id) => document.getElementById(id);
 const slider = element("exposure"), shown = element("exposure-value");
 const sources = {};
-let source = null; // "photograph", "camera", "board", or null while nothing is shown
+let source = null; // "photograph", "webcam", "board", or null while nothing is shown
 
 const exposure = () => Number(slider.value);
 
 sources.photograph = photographs({exposure, opened: () => use("photograph")});
+sources.webcam = webcam({exposure, opened: () => use("webcam")});
+sources.board = board({exposure, opened: () => use("board")});
 
 /** Show a source; the one before it stops. */
 function use(name) {
   if (source !== name) sources[source]?.stop?.();
   source = name;
+  element("self-test-words").textContent = "";
   for (const id of ["save", "save-png", "exposure"]) element(id).disabled = !name;
   for (const id of ["save-png", "show-chip"]) element(id).hidden = name !== "photograph";
   if (!name) clear();
@@ -48,6 +53,8 @@ async function attempt(action) {
     complain(error.message);
   }
 }
+
+if (window.isSecureContext) navigator.serviceWorker?.register("sw.js").catch(() => {}); // it works without, but online
 
 use(null);
 say("Loading the network …");
