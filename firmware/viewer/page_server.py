@@ -78,6 +78,7 @@ class _Socket:
     def __init__(self, incoming: IO[bytes], outgoing: Any) -> None:
         self._incoming, self._outgoing = incoming, outgoing
         self._lock = threading.Lock()
+        self._closed = False  # nothing may follow a frame that closes
 
     def carry(self, find: Callable[[], str]) -> None:
         """Carry bytes until the page or the port is gone."""
@@ -142,6 +143,9 @@ class _Socket:
         length = bytes([size]) if size < 126 else struct.pack(">BH", 126, size) if size < 65536 else \
             struct.pack(">BQ", 127, size)
         with self._lock:
+            if self._closed:
+                return
+            self._closed = kind == CLOSE
             self._outgoing.write(bytes([128 | kind]) + length + data)
 
     def _close(self, reason: str) -> None:

@@ -48,7 +48,7 @@ class Visit:
     def check(self) -> None:
         """Fail if the console has errors or the page talked to another place."""
         errors, self.errors = self.errors, []
-        assert not errors and not self.foreign
+        assert not errors and not self.foreign, f"console: {errors}; requests: {self.foreign}"
 
     def expect(self, words: str) -> str:
         """Wait until the status line has these words (a pattern); return the line."""

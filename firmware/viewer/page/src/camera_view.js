@@ -37,10 +37,12 @@ export function webcam({exposure, opened}) {
     }
     opened();
     label();
-    let pictures = 0, since = performance.now();
+    let pictures = 0, shownAt = -1, since = performance.now();
     while (stream === mine) {
-      await new Promise((resolve) => video.requestVideoFrameCallback?.(resolve) ?? requestAnimationFrame(resolve));
+      await new Promise(requestAnimationFrame); // so a page in the background does nothing
       if (stream !== mine) return;
+      if (video.currentTime === shownAt) continue;
+      shownAt = video.currentTime;
       const bitmap = await createImageBitmap(video);
       const {before, after} = await ask("frame", {bitmap, exposure: exposure()}, [bitmap]);
       if (stream !== mine) return;
