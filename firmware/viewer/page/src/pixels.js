@@ -89,10 +89,16 @@ export function toCells(copy, rows, columns) {
 export function factorsOf(maps) {
   const factors = new Float32Array(maps.length);
   for (let i = 0; i < maps.length; i += MAPS) {
-    const [gain, root, rollOff, t0, t1, t2, s01, s02, s10, s12, s20, s21, ...offsets] = maps.subarray(i, i + MAPS);
-    factors.set([Math.exp(LOG_GAIN_SCALE * Math.max(gain, 0)), Math.max(root, 0),
-      Math.min(Math.max(rollOff + 0.5, 0), 1),
-      t0 - s01 - s02, s01, s02, s10, t1 - s10 - s12, s12, s20, s21, t2 - s20 - s21, ...offsets], i);
+    factors[i] = Math.exp(LOG_GAIN_SCALE * Math.max(maps[i], 0));
+    factors[i + 1] = Math.max(maps[i + 1], 0);
+    factors[i + 2] = Math.min(Math.max(maps[i + 2] + 0.5, 0), 1);
+    for (let c = 0; c < 3; c++) { // a row of the matrix: its tint, and the shares of the two other colours
+      const first = maps[i + 6 + 2 * c], second = maps[i + 7 + 2 * c], row = i + 3 + 3 * c;
+      factors[row + c] = maps[i + 3 + c] - first - second;
+      factors[row + (c === 0 ? 1 : 0)] = first;
+      factors[row + (c === 2 ? 1 : 2)] = second;
+      factors[i + 12 + c] = maps[i + 12 + c];
+    }
   }
   if (!factors.every(Number.isFinite)) throw new RangeError("the network's output for this picture is not finite");
   return factors;

@@ -7,6 +7,7 @@ import {recolour} from "./pixels.js";
 
 const network = Network.load(new URL(".", self.location));
 network.catch(() => {}); // the first task that needs it says why
+const LIVE_PIXELS = 240 * 160; // of the webcam's copy: a sixth of the time, and 0.2 dB less (mirnet_torch/full_size.py)
 let photograph = null;
 
 const tasks = {
@@ -42,7 +43,7 @@ const tasks = {
     const before = pixelsOf(bitmap);
     bitmap.close();
     const {width, height} = before, data = new Uint8ClampedArray(before.data.length);
-    recolour(before.data, data, before, await factorsFor(await network, before), {exposure});
+    recolour(before.data, data, before, await factorsFor(await network, before, LIVE_PIXELS), {exposure});
     return {before: {data: before.data, width, height}, after: {data, width, height}};
   },
 };
