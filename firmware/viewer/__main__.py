@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("--info", action="store_true", help="print the board's protocol, model, frame size and memory")
     what.add_argument("--test-picture", action="store_true",
                       help="stream the picture inside the sketch instead of the camera's frames")
-    what.add_argument("--page", action="store_true", help="serve the page for browsers on localhost; it talks to the board")
+    what.add_argument("--page", action="store_true",
+                      help="serve the page for browsers on localhost; it talks to the board")
     parser.add_argument("--page-port", type=int, default=8000, metavar="N", help="with --page (default: %(default)s)")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write PNG files there instead of opening a window")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")

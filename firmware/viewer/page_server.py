@@ -46,7 +46,8 @@ class PageServer(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
         except OSError as error:
-            raise InputError(f"port {port} cannot be used: {error.strerror}; choose another with --page-port") from error
+            raise InputError(f"port {port} cannot be used: {error.strerror}; choose another with --page-port"
+                             ) from error
         self.address = f"http://localhost:{self.server_port}/?bridge"
 
 
@@ -122,7 +123,7 @@ class _Socket:
                 port.write(data)
 
     def _receive(self) -> tuple[int, bytes]:
-        """Return the kind and the content of a frame. Raises EOFError at the end, ValueError for one that is too long."""
+        """Return the kind and the content of a frame. Raises EOFError at the end, ValueError for one too long."""
         first, second = self._read(2)
         length = second & 127
         if length > 125:

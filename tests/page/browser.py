@@ -111,4 +111,5 @@ def write_film(path: Path) -> None:
         file.write(b"YUV4MPEG2 W640 H480 F30:1 Ip A1:1 C420jpeg\n")
         for i in range(10):
             moved = np.roll(cup, 8 * i, axis=1)
-            file.write(b"FRAME\n" + moved[..., 0].tobytes() + moved[::2, ::2, 1].tobytes() + moved[::2, ::2, 2].tobytes())
+            planes = moved[..., 0], moved[::2, ::2, 1], moved[::2, ::2, 2]
+            file.write(b"FRAME\n" + b"".join(plane.tobytes() for plane in planes))

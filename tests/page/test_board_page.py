@@ -13,8 +13,9 @@ import page_server
 import pytest
 import serial
 from browser import Visit
-from PIL import Image
+from link import InputError
 from page_server import PageServer
+from PIL import Image
 from simulator import Simulator
 from skimage import data
 
@@ -106,10 +107,18 @@ def test_no_webserial_is_said(chromium: Any, site: str) -> None:
         visit.expect(r"This browser cannot talk to a board \(no WebSerial\): use Chrome or Edge")
 
 
-@pytest.mark.parametrize("host, origin", [("localhost", "http://other.example"), ("other.example", "http://other.example")])
+@pytest.mark.parametrize("host, origin", [("localhost", "http://other.example"),
+                                          ("other.example", "http://other.example")])
 def test_other_pages_get_no_board(server: PageServer, host: str, origin: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     connection.request("GET", "/board", headers={"Host": host, "Origin": origin, "Upgrade": "websocket",
                                                  "Connection": "Upgrade", "Sec-WebSocket-Key": "AAAA"})
     assert connection.getresponse().status == 403
     connection.close()
+
+
+def test_a_page_that_is_not_built_and_a_port_that_is_taken(server: PageServer, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no page: build it with `make page`"):
+        PageServer(str, folder=tmp_path)
+    with pytest.raises(InputError, match=f"port {server.server_port} cannot be used"):
+        PageServer(str, folder=folder, port=server.server_port)

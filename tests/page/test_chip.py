@@ -41,9 +41,9 @@ def test_int8_maps_and_pictures(visit: Visit, tmp_path: Path, photograph: str, b
     }""", [list(path.read_bytes()), exposure / 8])
     dark, chip = (np.array(result[name], np.uint8).reshape(120, 160, 4)[..., :3] for name in ("dark", "int8"))
     maps = np.array(result["maps"], np.int8).reshape(24, 32, 15)
-    height, width = min(picture.shape[0], round(picture.shape[1] * 3 / 4)), min(picture.shape[1],
-                                                                               round(picture.shape[0] * 4 / 3))
-    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    rows, columns = picture.shape[:2]
+    height, width = min(rows, round(columns * 3 / 4)), min(columns, round(rows * 4 / 3))
+    top, left = (rows - height) // 2, (columns - width) // 2
     centre = to_tensor(picture[top:top + height, left:left + width].copy())[None]
     shrunk = to_levels(box_filter(centre, 120, 160), torch.uint8)[0].permute(1, 2, 0).numpy()
     mean, largest = differences(dark, shrunk)
