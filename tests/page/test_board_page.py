@@ -5,6 +5,7 @@ import http.client
 import random
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -42,7 +43,9 @@ def server(board: Simulator, folder: Path) -> Iterator[PageServer]:
 
 def frame_after(visit: Visit, number: int) -> int:
     """Wait for a frame of at least this number; return its number."""
+    patience = time.monotonic() + 60
     while True:
+        assert time.monotonic() < patience, visit.page.locator("#status").inner_text()
         found = int(visit.expect(r"Board, frame \d+").split("frame ")[1].split(":")[0])
         if found >= number:
             return found
