@@ -1,10 +1,11 @@
 # make demo: the main job on embedded data, ending with pictures and figures.   make test: the whole suite.
+# make page: the page for browsers, built and served on localhost (needs node and npm).
 # make counts LIBRARY=PATH: count the instructions of a Cortex-M4, see firmware/README.md.
 # All make their own environment in .venv first; PYTHON=python3.10 picks an interpreter.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint counts clean
+.PHONY: demo test lint page counts clean
 
 demo: .venv/installed
 	rm -rf demo
@@ -24,6 +25,21 @@ lint: .venv/installed
 	$(BIN)/flake8
 	$(BIN)/isort --check .
 	$(BIN)/mypy
+
+page: build/page/index.html
+	$(BIN)/python firmware/viewer --page
+
+WEIGHTS = mirnet_torch/weights/mcu
+PAGE = firmware/viewer/page
+build/page/index.html: build/mcu/report.json $(WEIGHTS)_int8.tflite $(PAGE)/build.mjs $(wildcard $(PAGE)/src/* $(PAGE)/static/*) \
+		$(PAGE)/node_modules/.package-lock.json
+	node $(PAGE)/build.mjs build/mcu/mcu_float32.tflite $(WEIGHTS)_int8.tflite build/page
+
+build/mcu/report.json: $(WEIGHTS).safetensors .venv/installed
+	$(BIN)/python conversion/to_tflite.py --checkpoint mcu --out build/mcu --force
+
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
+	cd $(PAGE) && npm ci --no-audit --no-fund
 
 # MODEL=FILE.tflite counts another model than the one that ships; FIT=1 renews what conversion predicts from.
 counts: .venv/installed

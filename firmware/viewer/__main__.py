@@ -6,6 +6,7 @@
     python firmware/viewer --save frames                the same until Ctrl-C
     python firmware/viewer --image night.jpg            let the board enhance a picture file
     python firmware/viewer --self-test                  check that the board computes the right bytes
+    python firmware/viewer --page                       serve the page for browsers, after `make page`
     python firmware/viewer --simulate ...               any of these without a board
     python firmware/viewer --simulate --sketch DIR      with a sketch of your own
 
@@ -44,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("--info", action="store_true", help="print the board's protocol, model, frame size and memory")
     what.add_argument("--test-picture", action="store_true",
                       help="stream the picture inside the sketch instead of the camera's frames")
+    what.add_argument("--page", action="store_true",
+                      help="serve the page for browsers on localhost; it talks to the board")
+    parser.add_argument("--page-port", type=int, default=8000, metavar="N", help="with --page (default: %(default)s)")
     parser.add_argument("--exposure", type=_steps, default=0, metavar="EV",
                         help="how much brighter than the network thinks, from -4 to 4 in steps of 1/8 (default: 0)")
     parser.add_argument("--save", type=Path, metavar="DIR",
@@ -98,6 +102,11 @@ def _board(options: argparse.Namespace) -> Iterator[Callable[[], str]]:
 def _run(options: argparse.Namespace, find: Callable[[], str]) -> int:
     if options.image:
         return _enhance_files(options, find)
+    if options.page:
+        from page_server import PageServer
+        with PageServer(find, port=options.page_port) as server:
+            print(f"open {server.address} in a browser; Ctrl-C ends", flush=True)
+            server.serve_forever()
     if options.info or options.self_test:
         with contextlib.closing(Link(find())) as link:
             words = link.info() if options.info else link.self_test()

@@ -1,0 +1,87 @@
+// The messages of the board, described in mirnet_nano33ble/PROTOCOL.md.
+
+import {crc32} from "./metadata.js";
+
+export const TYPE = {
+  info: 0x01, selfTest: 0x02, stream: 0x06, exposure: 0x07,
+  infoText: 0x81, selfTestText: 0x82, dark: 0x83, bright: 0x84, status: 0x85,
+};
+export const HALTED = 6; // after this status and those above it the sketch has halted
+const VERSION = 1, HEADER = 12, FRAME_HEADER = 8;
+const MOST = FRAME_HEADER + 3 * 131072; // bytes; no payload is longer
+
+/** Return a message as it goes over the wire. */
+export function encode(type, tag, payload = []) {
+  const n = payload.length, bytes = new Uint8Array(HEADER + n + 4), view = new DataView(bytes.buffer);
+  bytes.set([0xa5, 0x4d, VERSION, type, tag, n & 255, n >> 8 & 255, n >> 16]);
+  view.setUint32(8, crc32(bytes.subarray(0, 8)), true);
+  bytes.set(payload, HEADER);
+  view.setUint32(HEADER + n, crc32(bytes.subarray(0, HEADER + n)), true);
+  return bytes;
+}
+
+/**
+ * Find messages in a stream of bytes of which any may be missing, wrong or extra. After a damaged message the search goes
+ * on at that message's second byte.
+ */
+export class Decoder {
+  #bytes = new Uint8Array(0);
+
+  /** Take bytes and yield the messages {type, tag, payload} that they complete. */
+  * feed(data) {
+    const bytes = new Uint8Array(this.#bytes.length + data.length);
+    bytes.set(this.#bytes);
+    bytes.set(data, this.#bytes.length);
+    const view = new DataView(bytes.buffer);
+    let at = 0;
+    for (;;) {
+      at = bytes.indexOf(0xa5, at);
+      if (at < 0) at = bytes.length;
+      if (bytes.length < at + HEADER) break;
+      const n = bytes[at + 5] | bytes[at + 6] << 8 | bytes[at + 7] << 16, end = at + HEADER + n;
+      if (bytes[at + 1] !== 0x4d || bytes[at + 2] !== VERSION || n > MOST
+          || crc32(bytes.subarray(at, at + 8)) !== view.getUint32(at + 8, true)) {
+        at++;
+      } else if (bytes.length < end + 4) {
+        break;
+      } else if (crc32(bytes.subarray(at, end)) !== view.getUint32(end, true)) {
+        at++;
+      } else {
+        yield {type: bytes[at + 3], tag: bytes[at + 4], payload: bytes.slice(at + HEADER, end)};
+        at = end + 4;
+      }
+    }
+    this.#bytes = bytes.slice(at);
+  }
+}
+
+/** Return {number, seconds, picture} of a dark or bright frame; null if it has another size. */
+export function frameOf({type, payload}, width, height) {
+  const decode = type === TYPE.dark ? fromCamera : fromRgb, data = decode(payload.subarray(FRAME_HEADER), width * height);
+  const view = new DataView(payload.buffer);
+  return data && {number: view.getUint32(0, true), seconds: view.getUint32(4, true) / 1e6, picture: {data, width, height}};
+}
+
+/** Turn the camera's format, RGB565 with the high byte first, into RGBA; high bits are repeated, so that white is 255. */
+function fromCamera(bytes, pixels) {
+  if (bytes.length !== 2 * pixels) return null;
+  const rgba = new Uint8ClampedArray(4 * pixels);
+  for (let i = 0; i < pixels; i++) {
+    const word = bytes[2 * i] << 8 | bytes[2 * i + 1], red = word >> 11, green = word >> 5 & 63, blue = word & 31;
+    rgba.set([red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2, 255], 4 * i);
+  }
+  return rgba;
+}
+
+function fromRgb(bytes, pixels) {
+  if (bytes.length !== 3 * pixels) return null;
+  const rgba = new Uint8ClampedArray(4 * pixels).fill(255);
+  for (let i = 0; i < pixels; i++) for (let c = 0; c < 3; c++) rgba[4 * i + c] = bytes[3 * i + c];
+  return rgba;
+}
+
+/** Return the pairs of name=value in a text. */
+export function wordsOf(payload) {
+  const words = new TextDecoder().decode(payload).split(" ");
+  return Object.fromEntries(words.map((word) => [word.split("=")[0], word.slice(word.indexOf("=") + 1)]));
+}

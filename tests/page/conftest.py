@@ -1,0 +1,99 @@
+"""The page in a real Chromium: built once, served on localhost, and watched for errors and requests to other places."""
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+from browser import PAGE, ROOT, WEIGHTS, Visit, write_film
+
+
+def missing(what: str) -> None:
+    """Skip with the reason; in CI, where nothing may be missing, fail."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built page."""
+    node = shutil.which("node")
+    if node is None:
+        missing("the page is built by node: install nodejs and npm")
+    if not (PAGE / "node_modules" / "esbuild").is_dir():
+        missing(f"the page's packages are not installed: run npm ci in {PAGE.relative_to(ROOT)}")
+    made = tmp_path_factory.mktemp("page") / "page"
+    subprocess.run([str(node), PAGE / "build.mjs", _float_model(tmp_path_factory), WEIGHTS / "mcu_int8.tflite", made],
+                   check=True)
+    return made
+
+
+def _float_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float model of the weights that ship: that of `make page` if it has run, else converted now."""
+    made = ROOT / "build" / "mcu"
+    try:
+        subject = json.loads((made / "report.json").read_text())["subject"]
+        if subject["checkpoint_sha256"] == hashlib.sha256((WEIGHTS / "mcu.safetensors").read_bytes()).hexdigest():
+            return made / "mcu_float32.tflite"
+    except (OSError, ValueError, KeyError):
+        pass
+    made = tmp_path_factory.mktemp("models") / "mcu"
+    subprocess.run([sys.executable, "conversion/to_tflite.py", "--checkpoint", "mcu", "--out", made], cwd=ROOT,
+                   check=True, capture_output=True)
+    return made / "mcu_float32.tflite"
+
+
+@pytest.fixture(scope="session")
+def site(folder: Path) -> Iterator[str]:
+    """The address of the page on a server that knows nothing but files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium whose webcam is a film of ours."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("the browser is driven by playwright: pip install playwright")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        missing("there is no chromium, chromium-browser or google-chrome on the PATH: install one")
+    with sync_playwright() as playwright:
+        film = tmp_path_factory.mktemp("film") / "dark.y4m"
+        write_film(film)
+        browser = playwright.chromium.launch(executable_path=program, args=[
+            "--no-sandbox", "--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={film}"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def tab(chromium: Any, site: str) -> Iterator[Visit]:
+    with Visit(chromium, site) as opened:
+        yield opened
+
+
+@pytest.fixture
+def visit(tab: Visit) -> Iterator[Visit]:
+    """The page, ready. After a test: no error in its console, and no request to anything but its origin."""
+    tab.expose(0)
+    yield tab
+    tab.check()

@@ -1,0 +1,127 @@
+"""The board on the page: the sketch's own code, simulated, behind the bridge of `python firmware/viewer --page`."""
+from __future__ import annotations
+
+import http.client
+import random
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import page_server
+import pytest
+import serial
+from browser import Visit
+from link import InputError
+from page_server import PageServer
+from PIL import Image
+from simulator import Simulator
+from skimage import data
+
+
+@pytest.fixture
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    pytest.importorskip("tflite_micro")
+    dark = np.asarray(Image.fromarray(data.coffee() // 6).resize((160, 120)))
+    shifts = iter(range(0, 10 ** 9, 2))
+    simulator = Simulator(lambda: np.roll(dark, -next(shifts), axis=1))
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture
+def server(board: Simulator, folder: Path) -> Iterator[PageServer]:
+    with PageServer(lambda: board.port, folder=folder) as opened:
+        threading.Thread(target=opened.serve_forever, daemon=True).start()
+        yield opened
+        opened.shutdown()
+
+
+def frame_after(visit: Visit, number: int) -> int:
+    """Wait for a frame of at least this number; return its number."""
+    patience = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < patience, visit.page.locator("#status").inner_text()
+        found = int(visit.expect(r"Board, frame \d+").split("frame ")[1].split(":")[0])
+        if found >= number:
+            return found
+        visit.page.wait_for_timeout(50)
+
+
+def test_thirty_frames_an_unplug_and_the_controls(chromium: Any, server: PageServer, board: Simulator,
+                                                  tmp_path: Path) -> None:
+    with Visit(chromium, server.address) as visit:
+        visit.page.click("#board")
+        frame_after(visit, 15)
+        board.unplug()
+        visit.expect("The board is away .*waiting for it to come back")
+        board.plug()
+        visit.expect("Board, frame [0-9]:")
+        frame_after(visit, 15)
+        dim = visit.pixels("#after")
+        assert dim.shape == (120, 160, 3) and dim.mean() > 2 * visit.pixels("#before").mean()
+
+        visit.expose(-2)
+        frame_after(visit, frame_after(visit, 0) + 3)
+        assert visit.pixels("#after").mean() < dim.mean()
+        visit.page.click("#self-test")
+        visit.page.locator("#self-test-words").filter(has_text="Self-test passed: 0 of ").wait_for()
+        visit.page.click("#test-picture")
+        frame_after(visit, frame_after(visit, 0) + 3)
+        still = visit.pixels("#before")
+        frame_after(visit, frame_after(visit, 0) + 2)
+        np.testing.assert_array_equal(visit.pixels("#before"), still)
+        assert visit.save(tmp_path).name == "board.png"
+        visit.page.click("#board")
+        visit.expect("The board is disconnected")
+
+
+def test_a_garbled_stream_shows_no_wrong_frame(chromium: Any, server: PageServer,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+
+    class Garbled(serial.Serial):
+        def read(self, size: int = 1) -> bytes:
+            data = super().read(size)
+            if rng.random() < len(data) / 200_000:  # one wrong, missing or additional byte
+                at = rng.randrange(len(data))
+                return data[:at] + rng.choice((b"", b"\xa5M\x01", bytes([data[at] ^ 16]))) + data[at + 1:]
+            return data
+
+    monkeypatch.setattr(page_server.serial, "Serial", Garbled)
+    with Visit(chromium, server.address) as visit:
+        visit.page.click("#board")
+        visit.page.click("#test-picture")
+        frame_after(visit, 10)
+        dark, bright = visit.pixels("#before"), visit.pixels("#after")
+        frame_after(visit, 30)
+        np.testing.assert_array_equal(visit.pixels("#before"), dark)
+        np.testing.assert_array_equal(visit.pixels("#after"), bright)
+
+
+def test_no_webserial_is_said(chromium: Any, site: str) -> None:
+    with Visit(chromium, site) as visit:
+        visit.page.evaluate("Object.defineProperty(navigator, 'serial', {value: undefined})")
+        visit.page.click("#board")
+        visit.expect(r"This browser cannot talk to a board \(no WebSerial\): use Chrome or Edge")
+
+
+@pytest.mark.parametrize("host, origin", [("localhost", "http://other.example"),
+                                          ("other.example", "http://other.example")])
+def test_other_pages_get_no_board(server: PageServer, host: str, origin: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request("GET", "/board", headers={"Host": host, "Origin": origin, "Upgrade": "websocket",
+                                                 "Connection": "Upgrade", "Sec-WebSocket-Key": "AAAA"})
+    assert connection.getresponse().status == 403
+    connection.close()
+
+
+def test_a_page_that_is_not_built_and_a_port_that_is_taken(server: PageServer, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no page: build it with `make page`"):
+        PageServer(str, folder=tmp_path)
+    with pytest.raises(InputError, match=f"port {server.server_port} cannot be used"):
+        PageServer(str, folder=folder, port=server.server_port)

@@ -1,0 +1,68 @@
+"""The page itself: its size and models, offline, for keyboards and screen readers, and how it looks."""
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import PAGE, WEIGHTS, Visit
+from PIL import Image
+from skimage import data
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    Image.fromarray(data.coffee() // 6).save(tmp_path / "cup.png")
+    return tmp_path / "cup.png"
+
+
+def test_size_and_models(folder: Path) -> None:
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 15e6
+    listed = json.loads((folder / "models.json").read_text())
+    for model in listed.values():
+        assert hashlib.sha256((folder / model["file"]).read_bytes()).hexdigest() == model["sha256"]
+    assert listed["int8"]["sha256"] == hashlib.sha256((WEIGHTS / "mcu_int8.tflite").read_bytes()).hexdigest()
+
+
+def test_offline_after_the_first_visit(chromium: Any, site: str, photograph: Path) -> None:
+    with Visit(chromium, site) as visit:
+        visit.page.evaluate("navigator.serviceWorker.ready.then(() => {})")
+        visit.context.set_offline(True)
+        visit.page.reload()
+        visit.expect("^Ready")
+        visit.open(photograph)
+
+
+def test_keyboard(visit: Visit, photograph: Path) -> None:
+    visit.open(photograph)
+    before = visit.pixels("#after").mean()
+    visit.page.focus("#exposure")
+    for _ in range(8):
+        visit.page.keyboard.press("ArrowRight")
+    assert visit.page.locator("#exposure-value").inner_text() == "+1.00 EV"
+    visit.page.wait_for_timeout(1000)
+    assert visit.pixels("#after").mean() > before
+    visit.page.focus("#divider")
+    at = visit.page.input_value("#divider")
+    visit.page.keyboard.press("PageUp")
+    assert visit.page.input_value("#divider") != at
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_accessible_and_fitting(chromium: Any, site: str, photograph: Path, width: int, tmp_path: Path) -> None:
+    with Visit(chromium, site) as visit:
+        visit.page.set_viewport_size({"width": width, "height": 800})
+        for state in ("empty", "photograph", "chip"):
+            if state == "photograph":
+                visit.open(photograph)
+            elif state == "chip":
+                visit.page.click("#show-chip")
+                visit.page.locator("#chip").wait_for()
+            visit.page.evaluate((PAGE / "node_modules" / "axe-core" / "axe.min.js").read_text())
+            found = visit.page.evaluate("axe.run()")["violations"]
+            assert not [fault for fault in found if fault["impact"] in ("serious", "critical")], state
+            wider = visit.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wider <= 0, f"{state} does not fit"
+            visit.page.screenshot(path=tmp_path / f"{state}-{width}.png")
