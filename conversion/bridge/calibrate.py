@@ -22,7 +22,7 @@ from mirnet_torch.cli import progress
 
 SAMPLES = 1 << 17  # most values of a tensor that are used to choose its range
 CHUNK_BYTES = 1 << 30  # of tensors that are computed at a time
-SHARES = np.geomspace(0.8, 1, 32)  # candidates: parts of the full range; smaller ones clip values of rare images
+SHARES = np.geomspace(0.72, 1, 32)  # candidates: parts of the full range; smaller ones clip values of rare images
 
 Range = tuple[float, float]
 

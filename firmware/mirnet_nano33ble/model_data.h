@@ -11,7 +11,7 @@ namespace mirnet {
 constexpr std::size_t kModelSize = 38736;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "534f7b3b9500125003cbb96b0114b2334db40f971958d6938c6523c0f0077d8d";
+    "5c5cefb8eff0d4748647368b830b100c9443536780d4a076c667557c08deaef5";
 
 // real value = scale * (code - zero point); a real value of 1 is white.
 constexpr int kInputHeight = 24;
@@ -25,8 +25,8 @@ constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 15;
 constexpr std::size_t kOutputSize = 11520;
-constexpr float kOutputScale = 0.0087891845f;
-constexpr int kOutputZeroPoint = -17;
+constexpr float kOutputScale = 0.0118782362f;
+constexpr int kOutputZeroPoint = -35;
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kCell x kCell pixels. Channel
@@ -50,7 +50,7 @@ constexpr std::size_t kFlashLimit = 350000;
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kRootGainTable[256];
 extern const std::int32_t kRollOffTable[256];
-constexpr std::int32_t kValueScale = 6039882;
+constexpr std::int32_t kValueScale = 8162662;
 constexpr int kWhiteBits = 14;
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = 3;
