@@ -9,7 +9,7 @@ Prints PSNR, SSIM and PSNR with the brightness of the truth, also for methods wi
 the best single gamma (chosen on the training pairs) and histogram equalisation of the brightness. With the best
 exposure every picture is restored at the one from -2 to 2 EV that comes nearest to its truth. Then it prints faults
 that these figures hide: a grid at the edges of cells, a colour cast on grey ramps, burnt bright parts, changes of
-normally lit pictures. --out writes judgement.json and contact_sheet.png (dark, float32, board, truth).
+normally lit pictures. --out writes judgement.json and sheets of pictures (dark, float32, board, truth).
 """
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if not __package__:  # run as a script: this folder's modules must not hide othe
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from conversion.mirnet.sketch import SKETCH  # noqa: E402
 from mirnet_torch.camera import darken, to_rgb565  # noqa: E402
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         f"of {network.config.cell}")
     out = make_folder(options.out) if options.out else None
     if out and not options.overwrite:
-        refuse_existing(out, ("judgement.json", "contact_sheet.png"))
+        refuse_existing(out, ("judgement.json", "contact_sheet.png", "nights.png"))
     train, val = find_split(options.data) if options.data else (None, None)
     frames = list(validation_frames(val, CAMERA_SIZE))
     dark, truth = [frame for _, frame, _ in frames], [frame for _, _, frame in frames]
@@ -252,15 +253,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                        for name, (found, blended) in of_nights.items()}}
         with atomic_path(out / "judgement.json") as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
-        shown = np.unique(np.linspace(0, len(dark) - 1, min(SHEET_ROWS, len(dark))).round().astype(int))
-        columns = dark, pictures["float32"], pictures["board"], truth
-        rows = []
-        for i in shown:
-            row = [column[i] for column in columns]
-            rows.append((f"{frames[i][0]}: float32 {psnr(row[1], row[3]):.2f} dB, board {psnr(row[2], row[3]):.2f} dB",
-                         row))
-        write_image(contact_sheet(rows), out / "contact_sheet.png")
-        print(f"written: judgement.json and contact_sheet.png in {out}")
+        write_image(_sheet(frames, float32, board), out / "contact_sheet.png")
+        views = [(f"{night.name}, {kind}", night.dark, night.truth) for kind, each in nights.items() for night in each]
+        if views:
+            write_image(_sheet(views, float32, board), out / "nights.png")
+        print(f"written: judgement.json, contact_sheet.png{' and nights.png' if views else ''} in {out}")
+
+
+def _sheet(frames: Sequence[tuple[str, Picture, Picture]], float32: Callable[[Picture], Picture],
+           board: Callable[[Picture], Picture]) -> Image.Image:
+    """Return the pictures of some of (name, dark, truth): dark, float32, board, truth."""
+    rows = []
+    for i in np.unique(np.linspace(0, len(frames) - 1, min(SHEET_ROWS, len(frames))).round().astype(int)):
+        name, dark, truth = frames[i]
+        ours, boards = float32(dark), board(dark)
+        rows.append((f"{name}: float32 {psnr(ours, truth):.2f} dB, board {psnr(boards, truth):.2f} dB",
+                     [dark, ours, boards, truth]))
+    return contact_sheet(rows)
 
 
 def _nights(folder: Path) -> dict[str, list[Night]]:
@@ -291,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nights", type=Path, metavar="DIR", help="panoramas of linear light (.hdr): views of those "
                         "held out are judged too, with what must not happen around lamps as numbers")
     parser.add_argument("--out", type=folder_path, metavar="DIR",
-                        help="folder for judgement.json and contact_sheet.png")
+                        help="folder for judgement.json, contact_sheet.png and, with --nights, nights.png")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out that exist")
     return parser
 

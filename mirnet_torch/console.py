@@ -89,8 +89,9 @@ class Console:
             parts += [f"best {best['psnr']:.2f} dB (epoch {best['epoch']})", f"loss {loss:.4f}",
                       f"{self.speed:.0f} images/s", peak_memory(self.device),
                       f"ETA {datetime.timedelta(seconds=round(seconds))}"]
-        self.bar.clear()
-        print("  ".join(parts), flush=True)
+        with contextlib.suppress(OSError):  # the terminal has gone
+            self.bar.clear()
+            print("  ".join(parts), flush=True)
 
 
 def duration(seconds: float) -> str:

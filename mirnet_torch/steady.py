@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FRAMES = 20
-NOISE, SCENE = 0.05, 0.15  # in the unit of maps; log gain is 4 * map
+NOISE, SCENE = 0.05, 0.15  # in the unit of maps, see `CompactMIRNet.factors`
 
 
 class SteadyMaps:

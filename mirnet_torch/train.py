@@ -202,7 +202,7 @@ def build_network(options: TrainOptions) -> Network:
             fields = json.loads(options.config.read_text())
             if not isinstance(fields, dict):
                 raise ValueError('expected an object like {"n_feat": 32}')
-            config = config_from_dict(fields)
+            config = config_from_dict({"head": "curve", **fields} if fields.get("network") == "compact" else fields)
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{options.config} is not a configuration of a MIRNet: {error}") from None
     if options.init is None:

@@ -16,8 +16,8 @@ from mirnet_torch.full_size import box_filter, to_levels
 from mirnet_torch.images import to_tensor
 
 # LiteRT.js runs XNNPACK's kernels, which round otherwise than those of a microcontroller: shares of bytes, and steps.
-MAPS_OFF, MAPS_STEPS = 0.2, 4
-PICTURE_OFF = 1  # levels in the mean that this makes of the finished picture
+MAPS_OFF, MAPS_STEPS = 0.6, 5
+PICTURE_OFF = 2  # levels in the mean that this makes of the finished picture
 
 
 @pytest.mark.parametrize("photograph, brightness", [("coffee", 0.15), ("chelsea", 0.05), ("astronaut", 1.0),
@@ -74,7 +74,7 @@ def test_the_chip_beside_floating_point(visit: Visit, tmp_path: Path) -> None:
     words.filter(has_text="levels of 255 in the mean").wait_for()
     float32, int8, shown = (visit.pixels(f"#chip-{name}").astype(int) for name in ("float", "int8", "difference"))
     np.testing.assert_array_equal(shown, np.minimum(16 * np.abs(float32 - int8), 255))
-    assert 0 < np.abs(float32 - int8).mean() < 4
+    assert 0 < np.abs(float32 - int8).mean() < 8
     visit.expose(1)
     before = words.inner_text()
     visit.page.click("#show-chip")
