@@ -14,14 +14,14 @@ from test_panoramas import write as write_radiance
 from torch.utils.data import DataLoader
 from training import write_pairs
 
-from mirnet_torch.camera import to_rgb565
+from mirnet_torch.camera import FORMATS, darken, to_yuv422
 from mirnet_torch.cli import UserError
 from mirnet_torch.data import (TRAIN_PHOTOGRAPHS, VAL_PHOTOGRAPHS, Scenes, find_pairs, find_sources, find_split,
                                photograph, split_share, validation_frames)
 from mirnet_torch.images import camera_size
 from mirnet_torch.samples import Augmentation, Batches, Samples, Views, cut_patch, mixup_draw, open_samples
 
-EVERYTHING = Augmentation((16, 12), scales=True, jitter=True, rgb565=0.2, blend=0.2, relight=0.1)
+EVERYTHING = Augmentation((16, 12), scales=True, jitter=True, yuv422=0.2, rgb565=0.1, blend=0.2, relight=0.1)
 
 
 def names(pairs):
@@ -161,7 +161,7 @@ def test_every_pass_visits_every_scene_once(pairs):
 
 
 def test_jitter_takes_half_of_the_dark_patches_again(pairs):
-    """Every other one of these with the bits that RGB565 keeps."""
+    """Every other one of these in the format of the board's camera."""
     plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
     jittered = Samples(plain.scenes, Augmentation((16, 12), jitter=True), seed=0)
     changed = coarse = 0
