@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from conversion.mirnet.sketch import SKETCH  # noqa: E402
-from mirnet_torch.camera import darken, to_rgb565  # noqa: E402
+from mirnet_torch.camera import darken, to_rgb565, to_yuv422  # noqa: E402
 from mirnet_torch.checkpoint import WEIGHTS, load_model  # noqa: E402
 from mirnet_torch.cli import (UserError, atomic_path, folder_path, make_folder, progress, refuse_existing,  # noqa: E402
                               require_extra, run_command)
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dark, truth = [frame for _, frame, _ in frames], [frame for _, _, frame in frames]
     tuning = [(low, high) for _, low, high in validation_frames(train, CAMERA_SIZE)] if train else _darkened()
 
-    with progress(total=9, desc="judge", unit="step") as bar:
+    with progress(total=10, desc="judge", unit="step") as bar:
         def step(value: Any) -> Any:
             bar.update()
             return value
@@ -217,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         methods: dict[str, Callable[[Picture], Picture]] = {
             "untouched": lambda frame: frame, f"gamma {exponent:.2f}": lambda frame: gamma(frame, exponent),
             "histogram equalisation": equalise_histogram, "float32": float32, "board": board,
+            "board, YUV422 frame": lambda frame: board(to_yuv422(frame)),
             "board, RGB565 frame": lambda frame: board(to_rgb565(frame))}
         pictures = {name: step([method(frame) for frame in dark]) for name, method in methods.items()}
         for name, restore in (("float32", float32), ("board", board)):

@@ -4,7 +4,8 @@
 
 The steps are those of a raw pipeline, as in Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR
 2019), without mosaic and colour matrix: undo the transfer curve, scale by exposure and white balance, add shot and
-read noise in electrons, clip, apply the transfer curve, round to 8 bits (or to RGB565, as the OV7675 camera sends).
+read noise in electrons, clip, apply the transfer curve, round to 8 bits, and to the format in which small cameras
+send their frames: see `FORMATS`.
 
 Departures from physics: the noise, clipping and tone curve of the photograph stay in; shot noise is normal instead of
 Poisson, with the same variance, which differs only below about ten electrons and is ten times faster.
@@ -12,6 +13,7 @@ Poisson, with the same variance, which differs only below about ten electrons an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 
@@ -62,29 +64,30 @@ def draw_shot(rng: np.random.Generator, camera: Camera = DARK) -> Shot:
                 rng.uniform(*camera.read_noise))
 
 
-def darken(image: np.ndarray, *, rng: np.random.Generator, camera: Camera = DARK, rgb565: bool = False) -> np.ndarray:
+def darken(image: np.ndarray, *, rng: np.random.Generator, camera: Camera = DARK,
+           frame_format: str | None = None) -> np.ndarray:
     """Return the frame that a camera records of a scene with less light.
 
     Args:
         image: the scene well exposed, uint8 (H, W, 3), sRGB.
         rng: where every random number comes from: equal generators give equal frames.
         camera: the ranges of exposure, white balance and noise.
-        rgb565: keep 5, 6 and 5 bits of red, green and blue, expanded to 8 by repeating the high bits.
+        frame_format: in which the camera sends the frame, one of `FORMATS`; None: 8-bit RGB.
 
     Returns:
         uint8 (H, W, 3), sRGB, not brightened.
     """
-    return record(to_linear(image), draw_shot(rng, camera), rng=rng, rgb565=rgb565)
+    return record(to_linear(image), draw_shot(rng, camera), rng=rng, frame_format=frame_format)
 
 
-def record(light: np.ndarray, shot: Shot, *, rng: np.random.Generator, rgb565: bool = False) -> np.ndarray:
+def record(light: np.ndarray, shot: Shot, *, rng: np.random.Generator, frame_format: str | None = None) -> np.ndarray:
     """Return the frame that a camera records of linear light.
 
     Args:
         light: float32 (H, W, 3), RGB, from 0 up; with all of it reaching the sensor 1 is the least that makes white.
         shot: how the frame is taken.
         rng: of the noise.
-        rgb565: as for `darken`.
+        frame_format: as for `darken`.
 
     Returns:
         uint8 (H, W, 3), sRGB.
@@ -94,7 +97,7 @@ def record(light: np.ndarray, shot: Shot, *, rng: np.random.Generator, rgb565: b
     noise = rng.standard_normal(light.shape, np.float32)
     electrons += noise * np.sqrt(electrons + np.float32(shot.read_noise ** 2))
     frame = to_srgb(electrons * np.float32(1 / shot.full_well))
-    return to_rgb565(frame) if rgb565 else frame
+    return frame if frame_format is None else FORMATS[frame_format](frame)
 
 
 def to_linear(image: np.ndarray) -> np.ndarray:
@@ -112,6 +115,26 @@ def to_rgb565(image: np.ndarray) -> np.ndarray:
     lost = np.array([3, 2, 3], np.uint8)
     kept = image >> lost
     return (kept << lost) | (kept >> (np.array([5, 6, 5], np.uint8) - lost))
+
+
+def to_yuv422(image: np.ndarray) -> np.ndarray:
+    """Return uint8 (..., W, 3) after a trip through YUV 4:2:2: 8 bits of luminance for every pixel, and of blue and red
+    chroma for two beside each other. BT.601 over the full range, in the integers of the sketch's frame_format.h."""
+    width = image.shape[-2]
+    if width % 2:  # the last pixel shares with nobody
+        image = np.concatenate([image, image[..., -1:, :]], -2)
+    red, green, blue = np.moveaxis(image.astype(np.int32), -1, 0)
+    luminance = 77 * red + 150 * green + 29 * blue + 128 >> 8
+    red, green, blue = (colour[..., ::2] + colour[..., 1::2] for colour in (red, green, blue))
+    u = np.minimum(-43 * red - 85 * green + 128 * blue + 256 >> 9, 127)
+    v = np.minimum(128 * red - 107 * green - 21 * blue + 256 >> 9, 127)
+    added = np.stack([359 * v + 128 >> 8, -88 * u - 183 * v + 128 >> 8, 454 * u + 128 >> 8], -1)
+    frame = luminance[..., None] + np.repeat(added, 2, -2)
+    return frame[..., :width, :].clip(0, 255).astype(np.uint8)
+
+
+FORMATS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"yuv422": to_yuv422, "rgb565": to_rgb565}
+"""What becomes of a picture in the formats of small cameras with two bytes for each pixel."""
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

@@ -67,9 +67,12 @@ class TrainOptions:
     scales: bool = False
     """cut patches at all scales, from single pixels up to the whole image, and resize them to --patch"""
     jitter: bool = False
-    """vary exposure, white balance and noise of every other dark patch, and round half of these to RGB565"""
+    """vary exposure, white balance and noise of every other dark patch, and put half of these into the format of a
+    board's camera: YUV 4:2:2, or RGB565 with --rgb565 alone"""
+    yuv422: Annotated[float, Range(0, 1)] = 0.0
+    """share of dark patches, besides those that jitter chooses, that become YUV 4:2:2: two pixels share their chroma"""
     rgb565: Annotated[float, Range(0, 1)] = 0.0
-    """share of dark patches, besides those that jitter chooses, that keep the bits of RGB565 only"""
+    """the same for RGB565, which keeps 5 or 6 bits"""
     blend: Annotated[float, Range(0, 1)] = 0.0
     """share of dark patches that are blended with their truths, in any proportion, so that the network changes a
     picture little that is nearly right"""
@@ -185,6 +188,8 @@ def check(options: TrainOptions) -> None:
                     raise UserError(f"{flag(field.name)} must be from {low} to {high}, not {shown(field.name, number)}")
         if not _fits(value, types[field.name]):
             raise UserError(f"{flag(field.name)} cannot be {' '.join(repr(value).split())[:100]}")
+    if options.yuv422 + options.rgb565 > 1:
+        raise UserError(f"--yuv422 ({options.yuv422}) and --rgb565 ({options.rgb565}) must not be above 1 together")
     if options.lr_min > options.lr:
         raise UserError(f"--lr-min ({options.lr_min}) must not be above --lr ({options.lr})")
 

@@ -113,7 +113,7 @@ def random_view(panorama: torch.Tensor, size: tuple[int, int], rng: np.random.Ge
 
 
 def expose_twice(light: np.ndarray, *, rng: np.random.Generator, camera: Camera = NIGHT, lamps: bool = False,
-                 rgb565: bool = False) -> tuple[np.ndarray, np.ndarray]:
+                 frame_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return a dark frame of a scene and the photograph that it should have been, both uint8 (H, W, 3), sRGB.
 
     Args:
@@ -121,14 +121,14 @@ def expose_twice(light: np.ndarray, *, rng: np.random.Generator, camera: Camera 
         rng: of exposure, white balance and noise of the dark frame, and of lamps.
         camera: the ranges of these; exposure is relative to the photograph's.
         lamps: add some, see `add_lamps`.
-        rgb565: of the dark frame, as for `camera.darken`.
+        frame_format: of the dark frame, as for `camera.darken`.
     """
     shot = draw_shot(rng, camera)
     metered = light * meter(light)
     if lamps:
         metered = add_lamps(metered, white=1 / shot.exposure, rng=rng)
         metered *= meter(metered)
-    dark = record(metered, shot, rng=rng, rgb565=rgb565)
+    dark = record(metered, shot, rng=rng, frame_format=frame_format)
     burnt = 1 / (shot.exposure * shot.balance.max())  # as much light of each colour is white in the dark frame
     return dark, develop(np.minimum(metered, burnt), ceiling=burnt)
 

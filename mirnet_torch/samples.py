@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mirnet_torch.camera import FULL_LIGHT, RETAKE, darken, to_rgb565
+from mirnet_torch.camera import DARK, FORMATS, FULL_LIGHT, RETAKE, Camera, darken
 from mirnet_torch.cli import UserError
 from mirnet_torch.data import SHOWN, VIEWS, Scenes, Sources, stack_images
 from mirnet_torch.panoramas import NIGHT, expose_twice, random_view, read_panorama
@@ -33,10 +33,16 @@ class Augmentation:
     flips: bool = True  # left-right and upside down
     rotations: bool = True  # by quarter turns
     scales: bool = False  # crops from the size of the patch up to the whole scene, resized to the patch
-    jitter: bool = False  # the camera model varies every other dark patch: exposure, white balance, noise, RGB565
-    rgb565: float = 0.0  # share of dark patches, besides those of the camera model, that keep the bits of RGB565 only
+    jitter: bool = False  # the camera model varies every other dark patch: exposure, white balance, noise, format
+    yuv422: float = 0.0  # share of dark patches, besides those of the camera model, as YUV 4:2:2 has them
+    rgb565: float = 0.0  # the same for RGB565
     blend: float = 0.0  # share of dark patches that are blended with their bright partners, in any proportion
     relight: float = 0.0  # least light of dark patches made from bright ones, one in ten of all; 0: none are made
+
+    @property
+    def frame_format(self) -> str:
+        """What the camera model sends, one of `camera.FORMATS`."""
+        return "rgb565" if self.rgb565 and not self.yuv422 else "yuv422"
 
 
 class Samples(Dataset[Tensor]):
@@ -77,11 +83,12 @@ class Samples(Dataset[Tensor]):
         if self.augmentation.relight and (draw := rng.random()) < 0.1:
             any_light = replace(FULL_LIGHT, exposure=(self.augmentation.relight, 1.0), white_balance=(0.9, 1.1))
             bright = patches[-1:]
-            return torch.cat([_darkened(bright, rng, camera=FULL_LIGHT if draw < 0.05 else any_light), bright])
+            camera = FULL_LIGHT if draw < 0.05 else any_light
+            return torch.cat([_darkened(bright, self.augmentation, rng, camera), bright])
         if len(patches) == 1:
-            return torch.cat([_darkened(patches, rng), patches])
+            return torch.cat([_darkened(patches, self.augmentation, rng), patches])
         if self.augmentation.jitter and rng.random() < 0.5:
-            return torch.cat([_darkened(patches[:1], rng, camera=RETAKE), patches[1:]])
+            return torch.cat([_darkened(patches[:1], self.augmentation, rng, RETAKE), patches[1:]])
         return patches.contiguous()
 
 
@@ -118,8 +125,8 @@ class Views(Dataset[Tensor]):
         camera, draw = NIGHT, rng.random()
         if self.augmentation.relight and draw < 0.1:
             camera = FULL_LIGHT if draw < 0.05 else replace(NIGHT, exposure=(self.augmentation.relight, 1.0))
-        lamps, rgb565 = rng.random() < LAMPS, rng.random() < 0.5
-        pair = stack_images(*expose_twice(light, rng=rng, camera=camera, lamps=lamps, rgb565=rgb565))
+        lamps, frame_format = rng.random() < LAMPS, _half_of_the_time(self.augmentation.frame_format, rng)
+        pair = stack_images(*expose_twice(light, rng=rng, camera=camera, lamps=lamps, frame_format=frame_format))
         return _disturbed(pair, self.augmentation, rng)
 
 
@@ -205,19 +212,26 @@ def cut_patch(scene: Tensor, augmentation: Augmentation, rng: np.random.Generato
     return torch.rot90(patch, turns, (-2, -1))
 
 
-def _darkened(patch: Tensor, rng: np.random.Generator, **options) -> Tensor:
-    """Darken a patch (1, 3, h, w); half of all are also rounded to RGB565, which a microcontroller's camera sends."""
+def _darkened(patch: Tensor, augmentation: Augmentation, rng: np.random.Generator, camera: Camera = DARK) -> Tensor:
+    """Darken a patch (1, 3, h, w); half of all have the format that a microcontroller's camera sends."""
     image = patch[0].permute(1, 2, 0).numpy()
-    return stack_images(darken(image, rng=rng, rgb565=rng.random() < 0.5, **options))
+    frame_format = _half_of_the_time(augmentation.frame_format, rng)
+    return stack_images(darken(image, rng=rng, camera=camera, frame_format=frame_format))
+
+
+def _half_of_the_time(frame_format: str, rng: np.random.Generator) -> str | None:
+    return frame_format if rng.random() < 0.5 else None
 
 
 def _disturbed(pair: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
-    """Blend some dark patches with their bright partners: half restored is half as dark. Take bits from others."""
+    """Blend some dark patches with their bright partners: half restored is half as dark. Put others into a format."""
     if augmentation.blend and rng.random() < augmentation.blend:
         dark, bright = pair.float()
         pair = torch.stack([torch.lerp(dark, bright, rng.random()).round().to(torch.uint8), pair[1]])
-    if augmentation.rgb565 and rng.random() < augmentation.rgb565:
-        pair = torch.stack([torch.from_numpy(to_rgb565(pair[0].permute(1, 2, 0).numpy())).permute(2, 0, 1), pair[1]])
+    share = augmentation.rgb565 + augmentation.yuv422
+    if share and (draw := rng.random()) < share:
+        convert = FORMATS["rgb565" if draw < augmentation.rgb565 else "yuv422"]
+        pair = torch.stack([torch.from_numpy(convert(pair[0].permute(1, 2, 0).numpy())).permute(2, 0, 1), pair[1]])
     return pair
 
 

@@ -42,8 +42,8 @@ def open_data(options: TrainOptions, *, rank: int = 0, world: int = 1) -> Traini
     """
     sources = find_sources(options.sources)
     augmentation = Augmentation(options.patch, flips=options.flips, rotations=options.rotations, scales=options.scales,
-                                jitter=options.jitter, rgb565=options.rgb565, blend=options.blend,
-                                relight=options.relight_from if options.relight else 0.0)
+                                jitter=options.jitter, yuv422=options.yuv422, rgb565=options.rgb565,
+                                blend=options.blend, relight=options.relight_from if options.relight else 0.0)
     return TrainingData(
         name=sources.name, files=fingerprint(*(source.scenes for source in sources.train), sources.val),
         samples=open_samples(sources, augmentation, seed=options.seed, cache_bytes=CACHE_BYTES // world),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from mirnet_torch.camera import DARK, RETAKE, Camera, darken, to_rgb565
+from mirnet_torch.camera import DARK, RETAKE, Camera, darken, to_rgb565, to_yuv422
 
 NOISELESS = Camera(exposure=(0.1, 0.1), white_balance=(1, 1), full_well=(1e12, 1e12), read_noise=(0, 0))
 
@@ -66,5 +66,22 @@ def test_rgb565_is_a_trip_through_16_bits():
     assert np.abs(to_rgb565(image) - expected).max() <= 1  # repeated bits are at most one level from the quotient
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
     assert np.array_equal(to_rgb565(ends), ends)
-    frame = darken(image, rng=np.random.default_rng(0), rgb565=True)
+    frame = darken(image, rng=np.random.default_rng(0), frame_format="rgb565")
     assert np.array_equal(frame, to_rgb565(darken(image, rng=np.random.default_rng(0))))
+
+
+def test_yuv422_keeps_luminance_and_shares_chroma():
+    image = data.chelsea()[:, :401]
+    frame = to_yuv422(image)
+    assert frame.shape == image.shape
+    luma = np.array([0.299, 0.587, 0.114])
+    inside = ((frame > 0) & (frame < 255)).all(-1)  # a clipped colour changes its luminance
+    assert np.abs((frame @ luma - image @ luma)[inside]).max() <= 1.5
+    assert np.array_equal(to_yuv422(image[:, 400:]), frame[:, 400:])  # the last pixel has chroma of its own
+    differences = (frame - frame[..., 1:2].astype(int))[:, :400].reshape(-1, 2, 3)
+    assert np.array_equal(differences[:, 0][inside[:, :400].reshape(-1, 2).all(1)],
+                          differences[:, 1][inside[:, :400].reshape(-1, 2).all(1)])
+    ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
+    assert np.array_equal(to_yuv422(ends), ends)
+    dark = darken(image, rng=np.random.default_rng(0), frame_format="yuv422")
+    assert np.array_equal(dark, to_yuv422(darken(image, rng=np.random.default_rng(0))))

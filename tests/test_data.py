@@ -14,14 +14,14 @@ from test_panoramas import write as write_radiance
 from torch.utils.data import DataLoader
 from training import write_pairs
 
-from mirnet_torch.camera import to_rgb565
+from mirnet_torch.camera import FORMATS, to_rgb565
 from mirnet_torch.cli import UserError
 from mirnet_torch.data import (TRAIN_PHOTOGRAPHS, VAL_PHOTOGRAPHS, Scenes, find_pairs, find_sources, find_split,
                                photograph, split_share, validation_frames)
 from mirnet_torch.images import camera_size
 from mirnet_torch.samples import Augmentation, Batches, Samples, Views, cut_patch, mixup_draw, open_samples
 
-EVERYTHING = Augmentation((16, 12), scales=True, jitter=True, rgb565=0.2, blend=0.2, relight=0.1)
+EVERYTHING = Augmentation((16, 12), scales=True, jitter=True, yuv422=0.2, rgb565=0.1, blend=0.2, relight=0.1)
 
 
 def names(pairs):
@@ -161,9 +161,9 @@ def test_every_pass_visits_every_scene_once(pairs):
 
 
 def test_jitter_takes_half_of_the_dark_patches_again(pairs):
-    """Every other one of these with the bits that RGB565 keeps."""
+    """Every other one of these in the format of the board's camera."""
     plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
-    jittered = Samples(plain.scenes, Augmentation((16, 12), jitter=True), seed=0)
+    jittered = Samples(plain.scenes, Augmentation((16, 12), jitter=True, rgb565=1e-9), seed=0)
     changed = coarse = 0
     for number in range(100):
         ours, theirs = jittered[number], plain[number]
@@ -207,16 +207,17 @@ def test_blending_moves_a_share_of_the_dark_patches_towards_their_truths(pairs):
     assert 40 <= len(shares) <= 80 and min(shares) < 0.15 and max(shares) > 0.85
 
 
-def test_a_share_of_the_dark_patches_keeps_the_bits_of_rgb565_only(pairs):
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_share_of_the_dark_patches_gets_the_format_of_a_camera(pairs, name):
     plain = Samples(Scenes(pairs, cache_bytes=10 ** 6), Augmentation((16, 12)), seed=0)
-    coarse = Samples(plain.scenes, Augmentation((16, 12), rgb565=0.3), seed=0)
+    coarse = Samples(plain.scenes, Augmentation((16, 12), **{name: 0.3}), seed=0)
     changed = 0
     for number in range(200):
         (dark, bright), (dark_before, bright_before) = coarse[number], plain[number]
         assert torch.equal(bright, bright_before)
         if not torch.equal(dark, dark_before):
             changed += 1
-            assert np.array_equal(dark.permute(1, 2, 0).numpy(), to_rgb565(dark_before.permute(1, 2, 0).numpy()))
+            assert np.array_equal(dark.permute(1, 2, 0).numpy(), FORMATS[name](dark_before.permute(1, 2, 0).numpy()))
     assert 40 <= changed <= 80
 
 

@@ -29,7 +29,7 @@ GENERATED = ("model_data.h", "model_data.cpp", "golden_vectors.h", "golden_vecto
 class Sketch:
     """The limits of the sketch, in bytes of RAM and of flash."""
 
-    frame: Size = (160, 120)  # of its camera, RGB565
+    frame: Size = (160, 120)  # of its camera, YUV 4:2:2
     memory_limit: int = 180_000  # of 262,144 bytes of RAM; Mbed OS, USB and the stacks need about 60,000
     buffer_bytes: int = 1_024  # reserved for protocol, row and text
     flash_limit: int = 350_000  # for the model, of 983,040 bytes

@@ -13,6 +13,10 @@ static_assert(kImageWidth == 160 && kImageHeight == 120,
 
 constexpr int kFramesPerSecond = 5;  // the library offers 1 and 5
 
+// For YUV422 the library's register tables set what frame_format.h expects: the
+// order Y U Y V (TSLB 0x04, COM13 0xC0) and the full range of levels (COM15
+// 0xC0). For RGB565 they leave COM15 at 0x10, levels 16 to 240.
+
 class Pin {
  public:
   explicit Pin(pin_size_t pin)
@@ -52,7 +56,7 @@ Status BeginCamera() {
     Camera.end();  // frees what begin() took
     state = Status::kNoCamera;
   }
-  if (Camera.begin(QQVGA, RGB565, kFramesPerSecond, OV7675) != 0) {
+  if (Camera.begin(QQVGA, YUV422, kFramesPerSecond, OV7675) != 0) {
     state = Status::kOk;
   }
   return state;

@@ -1,5 +1,7 @@
 #include "pixels.h"
 
+#include "frame_format.h"
+
 // Arduino compiles with -Os, which takes twice as many instructions here.
 #pragma GCC optimize("O3")
 
@@ -37,6 +39,9 @@ static_assert(kInputHeight == kOutputHeight && kInputWidth == kOutputWidth &&
                   kInputWidth * kCell == kImageWidth,
               "the maps have another size than the cells of the input: "
               "convert a network of the mcu kind");
+static_assert(kImageWidth % 2 == 0,
+              "two pixels of a row share their chroma: convert a model for an "
+              "even width");
 static_assert(kCell <= 5,
               "the tables are too coarse for cells above 5x5 pixels: train a "
               "network with smaller cells");
@@ -49,18 +54,6 @@ static_assert(kOutputScale < 0.1f,
               "the output's scale must be below 0.1, or sums of 32 bits "
               "overflow: train a network whose maps stay within a few units");
 
-struct Rgb {
-  int red, green, blue;
-};
-
-// RGB565 to 8 bits; the high bits are repeated, so that white is 255.
-inline Rgb Expand(const std::uint8_t* pixel) {
-  const int red = pixel[0] >> 3;
-  const int green = (pixel[0] & 7) << 3 | pixel[1] >> 5;
-  const int blue = pixel[1] & 31;
-  return {red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2};
-}
-
 // The model's input has the roots of the levels.
 inline std::int8_t CodeOf(int level) {
   return static_cast<std::int8_t>(
@@ -68,10 +61,10 @@ inline std::int8_t CodeOf(int level) {
       kInputZeroPoint);
 }
 
-// A level of `limit` + 1 equal steps for a code.
-inline int StepOf(std::int8_t code, int limit) {
+// A level for a code.
+inline int LevelOf(std::int8_t code) {
   const int root = code - kInputZeroPoint;
-  return (root * root * limit + 255 * 255 / 2) / (255 * 255);
+  return (root * root + 255 / 2) / 255;
 }
 
 // The position of pixel `x` of row `y` in the model's input; green and blue
@@ -160,12 +153,11 @@ struct Raised {
 // Raises `count` dark pixels along the curve of their cells, one curve and one
 // divisor for all colours, so that their hue stays.
 //   a, b: of the cells to their left and right.
-inline void RaiseRun(const std::uint8_t* frame, int count,
-                     const std::int32_t* a, const std::int32_t* b,
-                     Raised* raised) {
+inline void RaiseRun(const std::uint8_t* rgb, int count, const std::int32_t* a,
+                     const std::int32_t* b, Raised* raised) {
   Factor gain(a[0], b[0]), root_gain(a[1], b[1]), roll_off(a[2], b[2]);
-  for (; count > 0; --count, frame += 2, ++raised) {
-    const Rgb dark = Expand(frame);
+  for (; count > 0; --count, rgb += 3, ++raised) {
+    const Rgb dark = {rgb[0], rgb[1], rgb[2]};
     const std::int32_t red = Raise(dark.red, gain.value, root_gain.value);
     const std::int32_t green = Raise(dark.green, gain.value, root_gain.value);
     const std::int32_t blue = Raise(dark.blue, gain.value, root_gain.value);
@@ -217,25 +209,28 @@ inline void ChangeRun(const Raised* raised, int count, const std::int32_t* a,
 
 void FillInput(const std::uint8_t* frame, std::int8_t* input) {
   for (int y = 0; y < kImageHeight; ++y) {
-    for (int x = 0; x < kImageWidth; ++x, frame += 2) {
-      const Rgb dark = Expand(frame);
-      std::int8_t* codes = input + CellOf(y, x);
-      codes[0] = CodeOf(dark.red);
-      codes[kSide] = CodeOf(dark.green);
-      codes[2 * kSide] = CodeOf(dark.blue);
+    for (int x = 0; x < kImageWidth; x += 2, frame += 4) {
+      std::uint8_t rgb[6];
+      YuvToRgb(frame, 2, rgb);
+      for (int i = 0; i < 2; ++i) {
+        std::int8_t* codes = input + CellOf(y, x + i);
+        codes[0] = CodeOf(rgb[3 * i]);
+        codes[kSide] = CodeOf(rgb[3 * i + 1]);
+        codes[2 * kSide] = CodeOf(rgb[3 * i + 2]);
+      }
     }
   }
 }
 
 void FillFrame(const std::int8_t* input, std::uint8_t* frame) {
+  const auto pixel = [input](int y, int x) {
+    const std::int8_t* codes = input + CellOf(y, x);
+    return Rgb{LevelOf(codes[0]), LevelOf(codes[kSide]),
+               LevelOf(codes[2 * kSide])};
+  };
   for (int y = 0; y < kImageHeight; ++y) {
-    for (int x = 0; x < kImageWidth; ++x, frame += 2) {
-      const std::int8_t* codes = input + CellOf(y, x);
-      const int word = StepOf(codes[0], 31) << 11 |
-                       StepOf(codes[kSide], 63) << 5 |
-                       StepOf(codes[2 * kSide], 31);
-      frame[0] = static_cast<std::uint8_t>(word >> 8);
-      frame[1] = static_cast<std::uint8_t>(word & 255);
+    for (int x = 0; x < kImageWidth; x += 2, frame += 4) {
+      RgbToYuv(pixel(y, x), pixel(y, x + 1), frame);
     }
   }
 }
@@ -261,8 +256,9 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
       columns[column][i] = kGrid * a[i] + below_weight * (b[i] - a[i]);
     }
   }
-  const std::uint8_t* pixel =
-      frame + std::size_t{2} * kImageWidth * static_cast<std::size_t>(y);
+  // The row is bright as far as it is done, and dark behind that.
+  YuvToRgb(frame + std::size_t{2} * kImageWidth * static_cast<std::size_t>(y),
+           kImageWidth, row);
   for (int right = 0; right <= kOutputWidth; ++right) {
     const std::int32_t* a = columns[right > 0 ? right - 1 : 0];
     const std::int32_t* b = columns[right < kOutputWidth ? right : right - 1];
@@ -270,11 +266,10 @@ void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,
                        : right == kOutputWidth ? kAfter
                                                : kCell;
     Raised raised[kCell];
-    RaiseRun(pixel, pixels, a, b, raised);
+    RaiseRun(row, pixels, a, b, raised);
     for (int c = 0; c < 3; ++c) {
       ChangeRun(raised, pixels, a, b, k / 2, c, row);
     }
-    pixel += 2 * pixels;
     row += 3 * pixels;
   }
 }

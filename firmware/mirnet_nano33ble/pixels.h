@@ -11,7 +11,7 @@
 
 namespace mirnet {
 
-// A dark frame: RGB565, rows from the top, the high byte of a pixel first.
+// A dark frame: rows from the top, in the format of frame_format.h.
 constexpr std::size_t kFrameSize = std::size_t{2} * kImageWidth * kImageHeight;
 // A row of the bright frame: red, green, blue, 8 bits each.
 constexpr std::size_t kRowSize = std::size_t{3} * kImageWidth;
@@ -19,8 +19,8 @@ constexpr std::size_t kRowSize = std::size_t{3} * kImageWidth;
 // Converts a frame, kFrameSize bytes, to the model's input, kInputSize codes.
 void FillInput(const std::uint8_t* frame, std::int8_t* input);
 
-// Converts an input of the model back to a frame; each colour keeps its high 5
-// or 6 bits.
+// Converts an input of the model back to a frame; two pixels share their
+// chroma.
 void FillFrame(const std::int8_t* input, std::uint8_t* frame);
 
 // Computes one row of the bright frame.

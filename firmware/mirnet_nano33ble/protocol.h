@@ -9,7 +9,7 @@
 
 namespace mirnet {
 
-constexpr std::uint8_t kProtocolVersion = 1;
+constexpr std::uint8_t kProtocolVersion = 2;
 constexpr std::uint8_t kMagic[2] = {0xA5, 0x4D};
 constexpr std::size_t kHeaderSize =
     12;  // magic, version, type, tag, length, CRC

@@ -15,12 +15,13 @@ from typing import Callable, Container, Generator, Iterator, TypeVar
 import numpy as np
 import serial
 from serial.tools import list_ports
+from yuv422 import from_yuyv, to_yuyv
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"\xa5M"
 BOARD_RAM = 262_144  # bytes; a dark frame has 2 for each pixel
 MAX_PAYLOAD = 8 + 3 * (BOARD_RAM // 2)  # no bright frame is longer
-DAMAGED, NO_CAMERA, CAMERA_SILENT = 1, 4, 5  # statuses of PROTOCOL.md
+DAMAGED, WRONG_VERSION, NO_CAMERA, CAMERA_SILENT = 1, 3, 4, 5  # statuses of PROTOCOL.md
 FATAL = 6  # after this status and those above it the sketch has halted
 ATTEMPTS = 3  # at a command that arrives damaged
 EXPOSURE_STEPS = 8  # in one EV
@@ -79,7 +80,8 @@ class Message:
 class Decoder:
     """Find messages in a stream of bytes of which any may be missing, wrong or extra.
 
-    After a damaged message the search goes on at that message's second byte, so no whole message after it is lost.
+    After a damaged message the search goes on at that message's second byte, so no whole message after it is lost. A
+    message of another version becomes a status, so that whoever waits for it learns of it.
     """
 
     HEADER = 12
@@ -101,7 +103,13 @@ class Decoder:
             version, kind, tag = self._bytes[2:5]
             length = int.from_bytes(self._bytes[5:8], "little")
             end = self.HEADER + length
-            if zlib.crc32(self._bytes[:8]) != self._number(8) or version != VERSION or length > MAX_PAYLOAD:
+            sound = zlib.crc32(self._bytes[:8]) == self._number(8)
+            if sound and version != VERSION:
+                self._drop(self.HEADER)
+                yield Message(Type.STATUS, tag, bytes([WRONG_VERSION]) + (
+                    f"the board's sketch has version {version} of the protocol, this viewer version {VERSION}: upload "
+                    "the sketch that belongs to this viewer").encode())
+            elif not sound or length > MAX_PAYLOAD:
                 self._drop(1)
             elif len(self._bytes) < end + 4:
                 return
@@ -244,11 +252,11 @@ class Link:
         return _words(self._ask(Type.SELF_TEST, Type.SELF_TEST_TEXT))
 
     def enhance(self, frame: np.ndarray) -> Picture:
-        """Let the board enhance a dark picture, uint8 (height, width, 3) as `size` says; it is sent as RGB565."""
+        """Let the board enhance a dark picture, uint8 (height, width, 3) as `size` says; it is sent as YUV 4:2:2."""
         width, height = self.size
         if frame.shape != (height, width, 3):
             raise ValueError(f"a frame of this board has the shape {(height, width, 3)}, not {frame.shape}")
-        return self._picture(Type.ENHANCE, to_rgb565(frame).tobytes())
+        return self._picture(Type.ENHANCE, to_yuyv(frame).tobytes())
 
     def capture(self, *, test_picture: bool = False) -> Picture:
         """Let the board enhance one frame of its camera, or its test picture."""
@@ -334,7 +342,7 @@ class Link:
             number, micros = struct.unpack_from("<II", message.payload)
             pixels = np.frombuffer(message.payload, np.uint8, offset=8).reshape(shape)
             if message.type == Type.DARK_FRAME:
-                dark = number, micros, from_rgb565(pixels)
+                dark = number, micros, from_yuyv(pixels)
             elif dark is not None and dark[0] == number:  # else the dark frame was lost on the way
                 yield Picture(number, dark[2], pixels, dark[1] / 1e6, micros / 1e6)
 
@@ -389,21 +397,6 @@ def _reopen(find: Callable[[], str]) -> Link:
             return Link(find())
         except LinkError:
             time.sleep(RETRY_SECONDS)
-
-
-# The viewer stands alone, with numpy, pillow and pyserial only, so it has a conversion of its own. Tests compare it
-# with the sketch's C++ and with the camera model of mirnet_torch.
-def to_rgb565(picture: np.ndarray) -> np.ndarray:
-    """Convert uint8 (..., 3) to the camera's RGB565, uint8 (..., 2), high byte first."""
-    red, green, blue = np.moveaxis(picture.astype(np.uint16), -1, 0)
-    return (red >> 3 << 11 | green >> 2 << 5 | blue >> 3).astype(">u2")[..., None].view(np.uint8)
-
-
-def from_rgb565(frame: np.ndarray) -> np.ndarray:
-    """Convert the camera's RGB565, uint8 (..., 2), to uint8 (..., 3); high bits are repeated, so that white is 255."""
-    word = np.ascontiguousarray(frame).view(">u2")[..., 0].astype(np.uint16)
-    red, green, blue = word >> 11, word >> 5 & 63, word & 31
-    return np.stack([red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2], -1).astype(np.uint8)
 
 
 def _retry(attempt: Callable[[], T]) -> T:

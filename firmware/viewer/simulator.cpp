@@ -4,7 +4,7 @@
 //   simulator sizes      prints a frame's width and height and the bytes of the
 //                        model's input and output
 //   simulator model      writes the model's bytes to stdout
-//   simulator picture    writes the test picture, RGB565, to stdout
+//   simulator picture    writes the test picture, a dark frame, to stdout
 //   simulator run FD     runs the sketch on the terminal that is open as FD;
 //                        it asks simulator.py on stdout to run the model or to
 //                        take a frame, and reads the answers from stdin

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Callable
 
 import numpy as np
-from link import CAMERA_SILENT, InputError, LinkError, from_rgb565, to_rgb565
+from link import CAMERA_SILENT, InputError, LinkError
+from yuv422 import from_yuyv, to_yuyv
 
 HERE = Path(__file__).resolve().parent
 SKETCH = HERE.parent / "mirnet_nano33ble"
@@ -160,7 +161,7 @@ class Simulator:
                     seconds = MODEL_SECONDS
                 else:
                     picture = self._camera()
-                    answer = None if picture is None else to_rgb565(picture).tobytes()
+                    answer = None if picture is None else to_yuyv(picture).tobytes()
                     seconds = SILENT_SECONDS if picture is None else CAMERA_SECONDS
                 time.sleep(SHORTEST_SECONDS if self._fast else seconds)
                 answers.write(b"\0" + answer if answer is not None else bytes([CAMERA_SILENT]))
@@ -186,7 +187,7 @@ class _Model:
 
 
 def _moving(frame: bytes, width: int, height: int) -> Camera:
-    picture = from_rgb565(np.frombuffer(frame, np.uint8).reshape(height, width, 2))
+    picture = from_yuyv(np.frombuffer(frame, np.uint8).reshape(height, width, 2))
     return lambda shifts=itertools.count(step=2): np.roll(picture, -next(shifts), axis=1)  # type: ignore[misc]
 
 

@@ -105,17 +105,17 @@ def tables(model_constants: dict[str, float]) -> HeadTables:
 
 @pytest.fixture(scope="session")
 def frames() -> np.ndarray:
-    """RGB565 frames, uint8 (N, 120, 160, 2): photographs, dark and bright, noise, and both ends of the range."""
-    from link import to_rgb565
+    """Dark frames, YUYV, uint8 (N, 120, 160, 2): photographs, dark and bright, noise, and both ends of the range."""
     from skimage import data
     from skimage.transform import resize
+    from yuv422 import to_yuyv
     photographs = [resize(photograph(), (120, 160), anti_aliasing=True)
                    for photograph in (data.astronaut, data.coffee, data.chelsea)]
     pictures = [np.rint(photograph * brightness).astype(np.uint8)
                 for photograph in photographs for brightness in (12, 60, 255)]
     noise = np.random.default_rng(1).integers(0, 256, (6, 120, 160, 2), np.uint8)
     ends = np.stack([np.zeros((120, 160, 2), np.uint8), np.full((120, 160, 2), 255, np.uint8)])
-    return np.concatenate([to_rgb565(np.stack(pictures)), noise, ends])
+    return np.concatenate([to_yuyv(np.stack(pictures)), noise, ends])
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from link import from_rgb565
 from sketch_tools import EMULATOR, HERE, SKETCH, WARNINGS, need, run
+from yuv422 import from_yuyv
 
 from conversion.mirnet.pixels import HeadTables, apply_maps, model_input
 
@@ -39,7 +39,7 @@ def test_same_bytes_and_few_instructions(emulated: Path, frames: np.ndarray, map
         (emulated / "in").write_bytes(frames[number].tobytes() + maps[number].tobytes())
         assert emulate(emulated / "program.elf", emulated, timeout=120) == (0, "")
         out = (emulated / "out").read_bytes()
-        rgb = from_rgb565(frames[number])
+        rgb = from_yuyv(frames[number])
         restored = apply_maps(rgb, maps[number], tables, exposure=5)
         assert out[:57600] == model_input(rgb, cell=cell).tobytes()
         assert out[57600:115200] == restored.tobytes()

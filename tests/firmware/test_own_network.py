@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from commands import assert_one_error, run
 from golden import save_random_mcu
-from link import Link, from_rgb565, to_rgb565
+from link import Link
 from simulator import Simulator
 from sketch_tools import SKETCH
+from yuv422 import from_yuyv, to_yuyv
 
 from conversion import to_tflite
 from conversion.bridge.c_array import read_c_array
@@ -54,7 +55,7 @@ def test_own_weights_in_the_sketch_answer_with_python_s_bytes(capsys, checkpoint
         with contextlib.closing(Link(simulator.port)) as link:
             assert link.self_test()["self-test"] == "passed"
             for _, dark, _ in list(validation_frames(None, (160, 120)))[:2]:
-                seen = from_rgb565(to_rgb565(dark))  # what the board's camera would have sent
+                seen = from_yuyv(to_yuyv(dark))  # what the board's camera would have sent
                 picture = link.enhance(dark)
                 np.testing.assert_array_equal(picture.dark, seen)
                 np.testing.assert_array_equal(picture.bright, board(seen))

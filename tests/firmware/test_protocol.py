@@ -35,8 +35,11 @@ def test_versions_and_lengths_are_refused_at_the_header(host_program) -> None:
     long = _with_header(version=VERSION, length=CAPACITY + 1)
     events = _decode(host_program, foreign + good.encode() + long + good.encode())
     assert [kind for kind, _ in events] == [WRONG_VERSION, MESSAGE, TOO_LONG, MESSAGE]
-    assert list(Decoder().feed(foreign + good.encode() + _with_header(version=VERSION, length=MAX_PAYLOAD + 1)
-                               + good.encode())) == [good, good]
+    status, *others = Decoder().feed(foreign + good.encode()
+                                     + _with_header(version=VERSION, length=MAX_PAYLOAD + 1) + good.encode())
+    assert others == [good, good]
+    assert (status.type, status.tag, status.payload[0]) == (Type.STATUS, 1, 3)
+    assert f"version {VERSION + 1} of the protocol, this viewer version {VERSION}: upload" in status.payload.decode()
 
 
 @pytest.mark.parametrize("damage", ["flip", "drop", "insert", "cut", "garbage", "swap"])

@@ -21,10 +21,11 @@ from typing import Callable, Iterator
 import numpy as np
 import pytest
 import simulator as simulation
-from link import Decoder, Link, LinkError, Message, Type, Unplugged, from_rgb565, to_rgb565, watch
+from link import Decoder, Link, LinkError, Message, Type, Unplugged, watch
 from PIL import Image
 from simulator import Simulator
 from sketch_tools import FIRMWARE, SKETCH, constants_of, need, set_constants
+from yuv422 import from_yuyv, to_yuyv
 
 from conversion.bridge.c_array import read_c_array
 from conversion.mirnet.pixels import apply_maps, head_tables, model_input
@@ -209,8 +210,8 @@ def _assert_halted(board: Simulator, said: str) -> None:
 def test_frames_of_the_computer(board: Simulator, expected: Callable, frames: np.ndarray) -> None:
     link = Link(board.port)
     for frame in frames[:3]:
-        picture = link.enhance(from_rgb565(frame))
-        np.testing.assert_array_equal(to_rgb565(picture.dark), frame)
+        picture = link.enhance(from_yuyv(frame))
+        np.testing.assert_array_equal(picture.dark, from_yuyv(to_yuyv(from_yuyv(frame))))
         np.testing.assert_array_equal(picture.bright, expected(picture.dark))
     link.close()
 

@@ -17,11 +17,12 @@ import link as viewer_link
 import numpy as np
 import pytest
 import serial
-from link import Link, LinkError, Message, Picture, Type, from_rgb565, to_rgb565, watch
+from link import Link, LinkError, Message, Picture, Type, watch
 from pictures import names_for, read_picture
 from PIL import Image
 from simulator import Simulator
 from sketch_tools import FIRMWARE, SKETCH, constants_of, need
+from yuv422 import from_yuyv, to_yuyv
 
 from conversion.bridge.c_array import read_c_array
 from conversion.mirnet.pixels import apply_maps, head_tables, model_input
@@ -62,8 +63,8 @@ def test_exposure_gives_the_bytes_of_python(board: Simulator, bright: Callable, 
     with contextlib.closing(Link(board.port)) as link:
         for steps in (-32, -1, 0, 5, 32):
             link.set_exposure(steps)
-            pictures.append(link.enhance(from_rgb565(frames[0])).bright)
-            np.testing.assert_array_equal(pictures[-1], bright(from_rgb565(frames[0]), steps))
+            pictures.append(link.enhance(from_yuyv(frames[0])).bright)
+            np.testing.assert_array_equal(pictures[-1], bright(from_yuyv(to_yuyv(from_yuyv(frames[0]))), steps))
     means = [picture.mean() for picture in pictures]
     assert means == sorted(means) and means[0] < means[-1], "brighter at every step"
 
@@ -124,10 +125,11 @@ def test_a_damaged_picture_is_sent_again(board: Simulator, frames: np.ndarray, m
     monkeypatch.setattr(viewer_link.Port, "send", damage)
     with contextlib.closing(Link(board.port)) as link:
         if arrives:
-            np.testing.assert_array_equal(to_rgb565(link.enhance(from_rgb565(frames[0])).dark), frames[0])
+            picture = from_yuyv(to_yuyv(from_yuyv(frames[0])))
+            np.testing.assert_array_equal(link.enhance(from_yuyv(frames[0])).dark, picture)
         else:
             with pytest.raises(LinkError, match="damaged and was dropped: send it again"):
-                link.enhance(from_rgb565(frames[0]))
+                link.enhance(from_yuyv(frames[0]))
     assert len(damaged) == times
 
 

@@ -2,7 +2,7 @@
 #ifndef ARDUINO_OV767X_H_
 #define ARDUINO_OV767X_H_
 
-enum { RGB565, QQVGA, OV7675, OV7670_VSYNC, OV7670_HREF, OV7670_PLK };
+enum { YUV422, QQVGA, OV7675, OV7670_VSYNC, OV7670_HREF, OV7670_PLK };
 
 struct OV767X {
   int begin(int resolution, int format, int fps, int camera);

@@ -7,7 +7,7 @@ export const TYPE = {
   infoText: 0x81, selfTestText: 0x82, dark: 0x83, bright: 0x84, status: 0x85,
 };
 export const HALTED = 6; // after this status and those above it the sketch has halted
-const VERSION = 1, HEADER = 12, FRAME_HEADER = 8;
+const VERSION = 2, HEADER = 12, FRAME_HEADER = 8;
 const MOST = FRAME_HEADER + 3 * 131072; // bytes; no payload is longer
 
 /** Return a message as it goes over the wire. */
@@ -62,13 +62,13 @@ export function frameOf({type, payload}, width, height) {
   return data && {number: view.getUint32(0, true), seconds: view.getUint32(4, true) / 1e6, picture: {data, width, height}};
 }
 
-/** Turn the camera's format, RGB565 with the high byte first, into RGBA; high bits are repeated, so that white is 255. */
+/** Turn the camera's format, YUV 4:2:2 in the order Y U Y V, into RGBA, in the integers of frame_format.h. */
 function fromCamera(bytes, pixels) {
   if (bytes.length !== 2 * pixels) return null;
   const rgba = new Uint8ClampedArray(4 * pixels);
   for (let i = 0; i < pixels; i++) {
-    const word = bytes[2 * i] << 8 | bytes[2 * i + 1], red = word >> 11, green = word >> 5 & 63, blue = word & 31;
-    rgba.set([red << 3 | red >> 2, green << 2 | green >> 4, blue << 3 | blue >> 2, 255], 4 * i);
+    const pair = 4 * (i >> 1), light = bytes[2 * i], u = bytes[pair + 1] - 128, v = bytes[pair + 3] - 128;
+    rgba.set([light + (359 * v + 128 >> 8), light + (-88 * u - 183 * v + 128 >> 8), light + (454 * u + 128 >> 8), 255], 4 * i);
   }
   return rgba;
 }
