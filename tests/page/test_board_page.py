@@ -100,7 +100,7 @@ def test_a_garbled_stream_shows_no_wrong_frame(chromium: Any, server: PageServer
             data = super().read(size)
             if rng.random() < len(data) / 200_000:  # one wrong, missing or additional byte
                 at = rng.randrange(len(data))
-                return data[:at] + rng.choice((b"", b"\xa5M\x01", bytes([data[at] ^ 16]))) + data[at + 1:]
+                return data[:at] + rng.choice((b"", b"\xa5M\x02", bytes([data[at] ^ 16]))) + data[at + 1:]
             return data
 
     monkeypatch.setattr(page_server.serial, "Serial", Garbled)
