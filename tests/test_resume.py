@@ -241,8 +241,12 @@ def test_a_lost_terminal_leaves_a_checkpoint(root, options, tmp_path):
     """The terminal closes, as when ssh ends: every write to it fails, and the kernel sends SIGHUP."""
     folder, (master, slave) = tmp_path / "run", os.openpty()
     arguments = as_arguments({**options, "epochs": 2000, "checkpoint_minutes": 1e-3, "out": folder})
-    process = start(arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=lambda:
-                    fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+
+    def take_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    process = start(arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                    preexec_fn=take_terminal)
     os.close(slave)
     reader = threading.Thread(target=lambda: read_until(master, folder / "last.pt"))
     reader.start()
