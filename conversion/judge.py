@@ -30,6 +30,7 @@ if not __package__:  # run as a script: this folder's modules must not hide othe
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from conversion.mirnet.pixels import EXPOSURE_STEPS  # noqa: E402
 from conversion.mirnet.sketch import SKETCH  # noqa: E402
 from mirnet_torch.camera import darken, to_rgb565, to_yuv422  # noqa: E402
 from mirnet_torch.checkpoint import WEIGHTS, load_model  # noqa: E402
@@ -45,7 +46,7 @@ from mirnet_torch.nights import Night, judge_nights, night_frames, robustness  #
 
 Picture = np.ndarray  # uint8 (H, W, 3)
 GAMMAS = np.arange(0.1, 1.005, 0.01)
-EXPOSURES = np.arange(-16, 17)  # steps of 1/8 EV, as in the sketch's protocol
+EXPOSURES = np.arange(-2 * EXPOSURE_STEPS, 2 * EXPOSURE_STEPS + 1)  # steps of the sketch's protocol: -2 to 2 EV
 CAMERA_SIZE = SKETCH.frame
 SHEET_ROWS = 20
 BRIGHT, NEARLY_WHITE = 128, 240  # levels of the brightest channel
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         exponent = step(best_gamma(tuning))
 
         def float32(frame: Picture, steps: int = 0) -> Picture:
-            return enhance(network, frame, exposure=steps / 8)
+            return enhance(network, frame, exposure=steps / EXPOSURE_STEPS)
         methods: dict[str, Callable[[Picture], Picture]] = {
             "untouched": lambda frame: frame, f"gamma {exponent:.2f}": lambda frame: gamma(frame, exponent),
             "histogram equalisation": equalise_histogram, "float32": float32, "board": board,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import glob
 import hashlib
@@ -38,7 +37,7 @@ from conversion.frames import Frames, calibration_frames, paired_frames, require
 from conversion.mirnet import sketch as contract
 from conversion.mirnet.prepare import Prepared, check_size, default_size, prepare
 from mirnet_torch.checkpoint import load_model, save_model, weights_file
-from mirnet_torch.cli import Size, UserError, progress
+from mirnet_torch.cli import FULL, Size, UserError, progress
 from mirnet_torch.compact import CompactConfig
 from mirnet_torch.metrics import mean_score, psnr
 from mirnet_torch.model import parameter_count
@@ -257,7 +256,7 @@ def _folder_for(out: Path, *, replace: bool) -> Iterator[Path]:
             made.mkdir()
             yield made
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             raise UserError(f"cannot write {out}: {error.strerror}; free some space or give an --out on another "
                             "disk") from error

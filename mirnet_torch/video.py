@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".3gp", ".wmv")
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 WRITTEN_SUFFIXES = tuple(_FORMATS)
-QUALITY = {"crf": "18"}  # of x264: hardly to be told from the original
+QUALITY = {"crf": "18"}  # of x264: the eye sees no loss
 BT709, UNKNOWN, LIMITED = 1, 2, 1  # of FFmpeg: AVCOL_SPC_BT709 (also PRI, TRC, SWS_CS), _UNSPECIFIED, AVCOL_RANGE_MPEG
 BT601 = 5  # of FFmpeg: SWS_CS_ITU601
 HDR_CURVES = (16, 18)  # of FFmpeg: AVCOL_TRC_SMPTE2084 (PQ), AVCOL_TRC_ARIB_STD_B67 (HLG)

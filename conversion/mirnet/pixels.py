@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mirnet_torch import compact
 from mirnet_torch.cli import UserError
 
 LARGEST_CELL = 5
@@ -37,7 +38,7 @@ INPUT_ZERO_POINT = -128  # the model's input: code = root of the level - 128, sc
 INPUT_CODES = (ROOTS + (1 << ROOT_BITS - 1) >> ROOT_BITS) + INPUT_ZERO_POINT  # by level
 CODES = np.arange(-128, 128)  # all int8 codes; entry code + 128 of a table belongs to `code`
 EXPOSURE_STEPS = 8  # of exposure, in one EV
-LARGEST_EXPOSURE = 4 * EXPOSURE_STEPS
+LARGEST_EXPOSURE = round(compact.LARGEST_EXPOSURE * EXPOSURE_STEPS)
 BRIGHTER_BITS = 14
 BRIGHTER = np.rint(2.0 ** (np.arange(-LARGEST_EXPOSURE, LARGEST_EXPOSURE + 1) / EXPOSURE_STEPS / 2.2)
                    * (1 << BRIGHTER_BITS)).astype(np.int64)  # k of every exposure

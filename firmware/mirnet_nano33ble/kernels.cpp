@@ -304,34 +304,32 @@ inline bool Covered(const Multiplication& by) {
          IsOffset(by.offset_b) && Limit(by.factor) > 255 * 255;
 }
 
+template <bool kByRow>
+bool MultiplyIfCovered(const Multiplication& by, const std::int8_t* a,
+                       const std::int8_t* b, int rows, int columns,
+                       std::int8_t* output) {
+  if (!Covered(by)) {
+    return false;
+  }
+  const auto multiply = IsUsual(Rescale(by.factor), by.output)
+                            ? Multiply<true, kByRow>
+                            : Multiply<false, kByRow>;
+  multiply(by, a, b, rows, columns, output);
+  return true;
+}
+
 }  // namespace
 
 bool MultiplyByRow(const Multiplication& multiplication, const std::int8_t* a,
                    const std::int8_t* b, int rows, int columns,
                    std::int8_t* output) {
-  if (!Covered(multiplication)) {
-    return false;
-  }
-  const auto multiply =
-      IsUsual(Rescale(multiplication.factor), multiplication.output)
-          ? Multiply<true, true>
-          : Multiply<false, true>;
-  multiply(multiplication, a, b, rows, columns, output);
-  return true;
+  return MultiplyIfCovered<true>(multiplication, a, b, rows, columns, output);
 }
 
 bool MultiplyByColumn(const Multiplication& multiplication,
                       const std::int8_t* a, const std::int8_t* b, int rows,
                       int columns, std::int8_t* output) {
-  if (!Covered(multiplication)) {
-    return false;
-  }
-  const auto multiply =
-      IsUsual(Rescale(multiplication.factor), multiplication.output)
-          ? Multiply<true, false>
-          : Multiply<false, false>;
-  multiply(multiplication, a, b, rows, columns, output);
-  return true;
+  return MultiplyIfCovered<false>(multiplication, a, b, rows, columns, output);
 }
 
 bool ResizeTwice(const std::int8_t* input, int height, int width, int channels,
