@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Sequence
 if not __package__:  # run as a script: this folder's modules must not hide others of the same name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mirnet_torch.cli import UserError, require_extra, run_command  # noqa: E402
+from mirnet_torch.cli import Parser, UserError, require_extra, run_command  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if a.input_shape != b.input_shape or a.output_shape != b.output_shape:
         raise UserError(f"{options.a} turns {a.input_shape} into {a.output_shape}, {options.b} turns {b.input_shape} "
                         f"into {b.output_shape}: they are not of one conversion")
-    core = _picture(options.image, a.input_shape)
+    core = _picture(options.image, a)
     output = compare(a.run(core), b.run(core))
     print(f"A: {a.name}\nB: {b.name}")
     for name, stage, network in (("A", a, network_a), ("B", b, network_b)):
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="compare", description="Compare two artefacts of a conversion tensor by tensor on one picture.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", metavar="A", help="the artefact that is the reference")
@@ -134,29 +134,36 @@ def _open_both(a: str, b: str) -> list[tuple[Stage, Stage | None]]:
             raise UserError(f"{path} cannot take pictures of {width}x{height} as the other artefact does: they are not "
                             "of one conversion") from None
         opened.append((TorchStage(prepared.network, prepared.input_shape, name="deployable form"),
-                       TorchStage(model, prepared.input_shape, name="PyTorch", method="core")))
+                       TorchStage(prepared.original[0], prepared.input_shape, name="PyTorch",
+                                  method=prepared.original[1])))
     return opened
 
 
-def _picture(path: str | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the core input (1, rows, columns, channels) of a picture; the channels determine the side of a cell."""
-    import numpy as np
-    import torch
+def _picture(path: str | None, stage: Stage) -> np.ndarray:
+    """Return the input (1, rows, columns, channels) of a stage for a picture, coded as the network codes it.
+
+    The channels of its input tell the colours and the side of a cell, those of its output the kind of network: only
+    compact ones return maps.
+    """
     import torch.nn.functional as F
 
-    from conversion.frames import paired_frames
-    from mirnet_torch.images import camera_size, read_image
+    from conversion.frames import paired_frames, with_channels
+    from conversion.mirnet.prepare import nchw, nhwc
+    from mirnet_torch.compact import CompactConfig, CompactMIRNet
+    from mirnet_torch.files.images import camera_size, read_image
 
-    rows, columns, channels = shape
-    colours = 3 if channels % 3 == 0 else 1
+    rows, columns, channels = stage.input_shape
+    colours = 3 if 3 * math.isqrt(channels // 3) ** 2 == channels else 1
     cell = math.isqrt(channels // colours)
     size = columns * cell, rows * cell
     if path is None:
         image = paired_frames(None, size=size, channels=colours).dark[0]
     else:
-        image = camera_size(read_image(path), size)[..., :colours]
-    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
-    return F.pixel_unshuffle(planes, cell).permute(0, 2, 3, 1).contiguous().numpy()
+        image = with_channels(camera_size(read_image(path), size), colours)
+    planes = nchw(image[None]) / 255
+    if stage.output_shape[-1] == CompactConfig(in_channels=colours).maps:
+        return nhwc(CompactMIRNet(CompactConfig(in_channels=colours, cell=cell)).to_core(planes))
+    return nhwc(F.pixel_unshuffle(planes, cell))
 
 
 if __name__ == "__main__":

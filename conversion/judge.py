@@ -3,6 +3,7 @@
     python conversion/judge.py                                      the shipped model on photographs inside scikit-image
     python conversion/judge.py --data LOL --out build/judged        on the validation pairs of a data set
     python conversion/judge.py --nights PANORAMAS                   also on views of panoramas with lamps
+    python conversion/judge.py --noise 4                            also noisy frames, and the mean of several
     python conversion/judge.py --checkpoint best.safetensors --model build/best/best_int8.tflite --data LOL
 
 Prints PSNR, SSIM and PSNR with the brightness of the truth, also for methods without a network: the untouched frame,
@@ -14,12 +15,14 @@ normally lit pictures. --out writes judgement.json and sheets of pictures (dark,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -31,22 +34,23 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from conversion.mirnet.pixels import EXPOSURE_STEPS  # noqa: E402
-from conversion.mirnet.sketch import SKETCH  # noqa: E402
-from mirnet_torch.camera import darken, to_rgb565, to_yuv422  # noqa: E402
+from conversion.mirnet.sketch import SKETCH, runs_on_board  # noqa: E402
 from mirnet_torch.checkpoint import WEIGHTS, load_model  # noqa: E402
-from mirnet_torch.cli import (UserError, atomic_path, folder_path, make_folder, progress, refuse_existing,  # noqa: E402
-                              require_extra, run_command)
+from mirnet_torch.cli import (Parser, UserError, atomic_path, folder_path, make_folder, progress,  # noqa: E402
+                              refuse_existing, require_extra, run_command)
 from mirnet_torch.compact import CompactMIRNet  # noqa: E402
-from mirnet_torch.data import TRAIN_PHOTOGRAPHS, find_split, photograph, validation_frames  # noqa: E402
-from mirnet_torch.enhance import enhance  # noqa: E402
-from mirnet_torch.evaluate import contact_sheet  # noqa: E402
-from mirnet_torch.images import camera_size, write_image  # noqa: E402
-from mirnet_torch.metrics import mean_score, psnr, psnr_at_best_gain, ssim  # noqa: E402
-from mirnet_torch.nights import Night, judge_nights, night_frames, robustness  # noqa: E402
+from mirnet_torch.files.images import write_image  # noqa: E402
+from mirnet_torch.measures.classical import best_gamma, darkened, equalise_histogram, gamma  # noqa: E402
+from mirnet_torch.measures.contact_sheet import contact_sheet  # noqa: E402
+from mirnet_torch.measures.metrics import mean_score, psnr, psnr_at_best_gain, ssim  # noqa: E402
+from mirnet_torch.measures.nights import Night, described, judge_nights, night_frames, robustness  # noqa: E402
+from mirnet_torch.restoration.picture import enhance  # noqa: E402
+from mirnet_torch.scenes.camera import to_rgb565, to_yuv422  # noqa: E402
+from mirnet_torch.scenes.sources import LAYOUTS, find_split, validation_frames  # noqa: E402
 
 Picture = np.ndarray  # uint8 (H, W, 3)
-GAMMAS = np.arange(0.1, 1.005, 0.01)
 EXPOSURES = np.arange(-2 * EXPOSURE_STEPS, 2 * EXPOSURE_STEPS + 1)  # steps of the sketch's protocol: -2 to 2 EV
+STILLS = (1, 4, 8)  # frames of a mean
 CAMERA_SIZE = SKETCH.frame
 SHEET_ROWS = 20
 BRIGHT, NEARLY_WHITE = 128, 240  # levels of the brightest channel
@@ -117,25 +121,15 @@ def at_best_exposure(restore: Callable[[Picture, int], Picture], dark: Picture, 
     return max((restore(dark, int(steps)) for steps in EXPOSURES), key=lambda picture: psnr(picture, truth))
 
 
-def best_gamma(frames: Sequence[tuple[Picture, Picture]]) -> float:
-    """Return the exponent from `GAMMAS` with the highest mean PSNR over (dark, truth) frames."""
-    def mean_psnr(exponent: float) -> float:
-        return mean_score(psnr(gamma(dark, exponent), truth) for dark, truth in frames)
-    return float(max(GAMMAS, key=mean_psnr))
+def noisy_mean(frame: Picture, count: int, levels: float) -> Picture:
+    """Return the mean of `count` frames in YUV 4:2:2, each with Gaussian noise of so many levels of its own.
 
-
-def gamma(dark: Picture, exponent: float) -> Picture:
-    """Raise every value, as a number from 0 to 1, to the exponent."""
-    return np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)[dark]
-
-
-def equalise_histogram(dark: Picture) -> Picture:
-    """Equalise the histogram of the brightness (HSV's value), hue and saturation kept."""
-    from skimage.color import hsv2rgb, rgb2hsv
-    from skimage.exposure import equalize_hist
-    hsv = rgb2hsv(dark)
-    hsv[..., 2] = equalize_hist(hsv[..., 2])
-    return np.rint(255 * hsv2rgb(hsv)).astype(np.uint8)
+    The viewer's --still lets the board take such a mean, of the bytes of its frames instead of their colours.
+    """
+    rng = np.random.default_rng(zlib.crc32(frame.tobytes()))
+    shots = (frame + rng.normal(0, levels, frame.shape) for _ in range(count))
+    return np.rint(np.mean([to_yuv422(np.rint(shot).clip(0, 255).astype(np.uint8)) for shot in shots], 0)
+                   ).astype(np.uint8)
 
 
 def quality_of(pictures: Sequence[Picture], truths: Sequence[Picture]) -> Quality:
@@ -193,8 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         "both")
     tflite = options.model or WEIGHTS / "mcu_int8.tflite"
     network = load_model(options.checkpoint or "mcu")
-    if not isinstance(network, CompactMIRNet):
-        raise UserError(f"{options.checkpoint} holds the published network, which runs on no board: give a compact one")
+    if not isinstance(network, CompactMIRNet) or not runs_on_board(network.config):
+        raise UserError(f"{options.checkpoint} holds a network that runs on no board: give one like mcu")
     board, cell = open_board(tflite)
     if cell != network.config.cell:
         raise UserError(f"{tflite} was not made from {options.checkpoint}: it has cells of {cell} pixels, the network "
@@ -205,9 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, val = find_split(options.data) if options.data else (None, None)
     frames = list(validation_frames(val, CAMERA_SIZE))
     dark, truth = [frame for _, frame, _ in frames], [frame for _, _, frame in frames]
-    tuning = [(low, high) for _, low, high in validation_frames(train, CAMERA_SIZE)] if train else _darkened()
+    tuning = [(low, high) for _, low, high in validation_frames(train, CAMERA_SIZE)] if train else darkened()
 
-    with progress(total=10, desc="judge", unit="step") as bar:
+    with progress(total=10 + len(STILLS) * bool(options.noise), desc="judge", unit="step") as bar:
         def step(value: Any) -> Any:
             bar.update()
             return value
@@ -220,6 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "histogram equalisation": equalise_histogram, "float32": float32, "board": board,
             "board, YUV422 frame": lambda frame: board(to_yuv422(frame)),
             "board, RGB565 frame": lambda frame: board(to_rgb565(frame))}
+        for count in STILLS if options.noise else ():
+            methods[f"board, noise, mean of {count}"] = lambda frame, count=count: board(  # type: ignore[misc]
+                noisy_mean(frame, count, options.noise))
         pictures = {name: step([method(frame) for frame in dark]) for name, method in methods.items()}
         for name, restore in (("float32", float32), ("board", board)):
             pictures[f"{name}, best exposure"] = step([at_best_exposure(restore, *pair) for pair in zip(dark, truth)])
@@ -235,14 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"board against float32: {mean_score(agreement):.1f} dB in the mean, {min(agreement):.1f} dB at least")
     for name, each in artifacts.items():
         print(f"{name}: grid {each.grid:.3f} (1: none), grey cast {each.cast:.1f} levels; normally lit pictures: "
-              f"{each.lit_psnr:.1f} dB against themselves, brightness x {each.lit_gain:.2f}, {each.burnt:.1%} of the "
-              "bright pixels burnt")
+              f"{each.lit_psnr:.1f} dB between input and output, brightness x {each.lit_gain:.2f}, {each.burnt:.1%} of "
+              "the bright pixels burnt")
     of_nights = {f"{name}, {kind}": (judge_nights(methods[name], views), robustness(methods[name], views))
                  for kind, views in nights.items() for name in ("untouched", "float32", "board")}
     for name, (found, blended) in of_nights.items():
-        print(f"{name}: {found.psnr:.2f} dB, SSIM {found.ssim:.3f}; lit neutral pixels coloured {found.coloured:.4f} %"
-              f", darker {found.darker:.3f} %, newly white {found.white:.2f} %; hue turned {found.hue:.1f} degrees, "
-              f"halo {found.halo:.1f} levels; inputs blended with their truths "
+        print(f"{name}: {described(found)}; inputs blended with their truths "
               f"{' '.join(f'{each:.1f}' for each in blended)} dB")
     if out:
         content = {
@@ -255,23 +250,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                        for name, (found, blended) in of_nights.items()}}
         with atomic_path(out / "judgement.json") as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
-        write_image(_sheet(frames, float32, board), out / "contact_sheet.png")
+        write_image(_sheet(frames, lambda i: (pictures["float32"][i], pictures["board"][i])), out / "contact_sheet.png")
         views = [(f"{night.name}, {kind}", night.dark, night.truth) for kind, each in nights.items() for night in each]
         if views:
-            write_image(_sheet(views, float32, board), out / "nights.png")
+            write_image(_sheet(views, lambda i: (float32(views[i][1]), board(views[i][1]))), out / "nights.png")
         print(f"written: judgement.json, contact_sheet.png{' and nights.png' if views else ''} in {out}")
 
 
-def _sheet(frames: Sequence[tuple[str, Picture, Picture]], float32: Callable[[Picture], Picture],
-           board: Callable[[Picture], Picture]) -> Image.Image:
-    """Return the pictures of some of (name, dark, truth): dark, float32, board, truth."""
+def _sheet(frames: Sequence[tuple[str, Picture, Picture]],
+           restored: Callable[[int], tuple[Picture, Picture]]) -> Image.Image:
+    """Return a sheet of some of (name, dark, truth); `restored` gives what float32 and the board make of frame i."""
     rows = []
     for i in np.unique(np.linspace(0, len(frames) - 1, min(SHEET_ROWS, len(frames))).round().astype(int)):
         name, dark, truth = frames[i]
-        ours, boards = float32(dark), board(dark)
-        rows.append((f"{name}: float32 {psnr(ours, truth):.2f} dB, board {psnr(boards, truth):.2f} dB",
-                     [dark, ours, boards, truth]))
-    return contact_sheet(rows)
+        ours, boards = restored(i)
+        first, *scores = [f"{psnr(picture, truth):.2f} dB" for picture in (dark, ours, boards)]
+        rows.append(([f"{name}: {first}", *scores, ""], [dark, ours, boards, truth]))
+    return contact_sheet(rows, ["dark", "restored", "by the board", "original"])
 
 
 def _nights(folder: Path) -> dict[str, list[Night]]:
@@ -284,23 +279,27 @@ def _without_nan(figures: dict[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
-def _darkened() -> list[tuple[Picture, Picture]]:
-    """Return (dark, truth) frames of the training photographs inside scikit-image."""
-    bright = [camera_size(photograph(name), CAMERA_SIZE) for name in TRAIN_PHOTOGRAPHS]
-    return [(darken(picture, rng=np.random.default_rng((number, 1))), picture) for number, picture in enumerate(bright)]
+def _levels(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 255:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of levels from 0 to 255, such as 4")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="judge", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="judge", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", metavar="FILE", help="float32 weights (default: those of mcu that ship)")
     parser.add_argument("--model", type=Path, metavar="FILE",
                         help="the int8 .tflite made from them (default: the one that ships)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="pairs, as for mirnet_torch.train: the validation "
+    parser.add_argument("--data", type=folder_path, metavar="DIR", help=f"folder of pairs: {LAYOUTS}; the validation "
                         "pairs are judged, the gamma is chosen on the others (default: photographs inside "
                         "scikit-image, darkened)")
-    parser.add_argument("--nights", type=Path, metavar="DIR", help="panoramas of linear light (.hdr): views of those "
-                        "held out are judged too, with what must not happen around lamps as numbers")
+    parser.add_argument("--nights", type=folder_path, metavar="DIR",
+                        help="panoramas of linear light (.hdr): views of those held out are judged too, with what must "
+                             "not happen around lamps as numbers")
+    parser.add_argument("--noise", type=_levels, metavar="LEVELS", help="also judge frames with Gaussian noise of so "
+                        "many levels, single and as the mean of 4 and of 8, which the viewer's --still takes")
     parser.add_argument("--out", type=folder_path, metavar="DIR",
                         help="folder for judgement.json, contact_sheet.png and, with --nights, nights.png")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out that exist")

@@ -30,17 +30,19 @@ from conversion import report
 from conversion.bridge import chain
 from conversion.bridge.chain import Artefacts, Row, compare_stages, stages
 from conversion.bridge.cost import Cost
-from conversion.bridge.difference import LayerDifference, layerwise
-from conversion.bridge.runtimes import open_stage
+from conversion.bridge.difference import LayerDifference, compare, layerwise
+from conversion.bridge.runtimes import OnnxStage, open_stage
 from conversion.bridge.target import find_target
-from conversion.frames import Frames, calibration_frames, paired_frames, require_disjoint
+from conversion.frames import Frames, calibration_frames, paired_frames, require_disjoint, without_light
 from conversion.mirnet import sketch as contract
-from conversion.mirnet.prepare import Prepared, check_size, default_size, prepare
+from conversion.mirnet.any_size import export_any_size
+from conversion.mirnet.prepare import Prepared, check_size, default_size, nchw, nhwc, prepare
 from mirnet_torch.checkpoint import load_model, save_model, weights_file
 from mirnet_torch.cli import FULL, Size, UserError, progress
 from mirnet_torch.compact import CompactConfig
-from mirnet_torch.metrics import mean_score, psnr
+from mirnet_torch.measures.metrics import mean_score, psnr
 from mirnet_torch.model import parameter_count
+from mirnet_torch.photo import PhotoConfig, PhotoMIRNet
 from mirnet_torch.presets import Network
 
 MOST_EQUALISED, MOST_CALIBRATION, MOST_TESTED, SHOWN = 32, 100, 64, 3  # frames
@@ -48,6 +50,7 @@ MOST_EQUALISED, MOST_CALIBRATION, MOST_TESTED, SHOWN = 32, 100, 64, 3  # frames
 EQUALISED_MACS, CALIBRATION_MACS, TEST_MACS, REFERENCE_MACS = 1e12, 4e12, 2e12, 4e10
 LAYER_BYTES, MOST_LAYER_BYTES = 16, 8e9  # memory to compare layers, per byte of int8 tensors, and its limit
 LIBRARIES = ("torch", "onnx", "onnx2tf", "tensorflow", "onnxruntime", "ai-edge-litert", "tflite-micro", "numpy")
+SIZES = ((1.0, 1.0), (0.5, 0.63), (0.27, 1.0), (1.0, 0.113), (0.071, 0.083))  # shares of a frame's rows and columns
 STEPS = ("deployable form", *chain.STEPS, "parity", "layers", "report")
 
 
@@ -58,6 +61,7 @@ class Conversion:
     folder: Path
     equalised: Path
     onnx: Path
+    any_size: Path | None  # ONNX for pictures of any size; only of `photo`
     float32: Path
     float16: Path
     int8: Path
@@ -94,8 +98,8 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         out: the folder to create.
         calibration: a folder of dark images (at least two) to choose the int8 ranges on; None: embedded ones.
         pairs: a folder with `low` and `high` to measure on, without images of `calibration`; None: embedded ones.
-        size: (width, height) of the pictures; None: 160x120 for compact networks, else 256x256.
-        target: a name of `TARGETS`; None: the board for compact networks, else LiteRT.
+        size: (width, height) of the pictures; None: 160x120 for `mcu` and its like, 480x360 for `photo`, else 256x256.
+        target: a name of `TARGETS`; None: the board for `mcu` and its like, else LiteRT.
         sketch: the folder of the sketch to put the model into if every stage is within its tolerance; None: none.
         arena_limit: largest arena in bytes; None: that of the sketch for its target, else no limit.
         flash_limit: largest int8 model in bytes; None: that of the sketch for its target, else no limit.
@@ -108,7 +112,11 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
     _check_out(out, replace=replace)
     model = load_model(checkpoint)
     config = model.config
-    chosen = find_target(target or ("arduino-tflm" if isinstance(config, CompactConfig) else "litert"))
+    on_board = contract.runs_on_board(config)
+    chosen = find_target(target or ("arduino-tflm" if on_board else "litert"))
+    if chosen.c_arrays and isinstance(config, PhotoConfig):
+        raise UserError(f"photo does not fit a microcontroller, and computes partly in float: leave out --target "
+                        f"{chosen.name}")
     size = size or default_size(model)
     check_size(model, size)
     if config.in_channels not in (1, 3):
@@ -122,12 +130,12 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         contract.check_network(config, size)
         limits = {"arena": contract.SKETCH.arena_limit if arena_limit is None else arena_limit,
                   "flash": contract.SKETCH.flash_limit if flash_limit is None else flash_limit}
-    calibrated_on = calibration_frames(calibration, size=size, channels=config.in_channels)
-    tested_on = paired_frames(pairs, size=size, channels=config.in_channels)
-    require_disjoint(calibrated_on, tested_on)
     work = _macs(model, size)
-    calibrated_on = calibrated_on.pick(_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
-    tested_on = tested_on.pick(_affordable(MOST_TESTED, TEST_MACS, work, at_least=2))
+    calibrated_on = calibration_frames(calibration, size=size, channels=config.in_channels,
+                                       most=_affordable(MOST_CALIBRATION, CALIBRATION_MACS, work, at_least=8))
+    tested_on = paired_frames(pairs, size=size, channels=config.in_channels,
+                              most=_affordable(MOST_TESTED, TEST_MACS, work, at_least=2))
+    require_disjoint(calibrated_on, tested_on)
 
     with _folder_for(out, replace=replace) as folder, _two_threads(), progress(total=len(STEPS), unit="step") as bar:
         def show(step: str) -> None:
@@ -144,6 +152,10 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         artefacts = bridge_convert(prepared, calibrated_on, folder, target=chosen.name, name=stem, on_step=show,
                                    metadata=_metadata(model, digest), arena_limit=limits["arena"],
                                    flash_limit=limits["flash"])
+        any_size = None
+        if isinstance(prepared.equalised, PhotoMIRNet):
+            any_size = folder / f"{stem}_any_size.onnx"
+            export_any_size(prepared.equalised, any_size, metadata=_metadata(model, digest))
 
         show("parity")
         slow = _too_slow(work * len(tested_on.names))
@@ -151,6 +163,9 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         picked = [tested_on.names.index(name) for name in shown.names]
         rows = [dataclasses.replace(row, output=None, pictures=None if row.pictures is None else row.pictures[picked])
                 for row in measure(prepared, artefacts, tested_on, slow=slow)]
+        if any_size is not None:
+            place = [row.stage for row in rows].index("ONNX") + 1
+            rows.insert(place, compare_sizes(prepared, any_size, tested_on))
 
         show("layers")
         layers, layers_note = _compare_layers(artefacts, work, prepared.to_core(_to_float(shown.dark[:1])))
@@ -169,11 +184,12 @@ def convert(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str], *,
         bar.update()
     done = Conversion(
         folder=out, equalised=out / equalised_path.name, onnx=out / artefacts.onnx.name,
+        any_size=any_size and out / any_size.name,
         float32=out / artefacts.float32.name, float16=out / artefacts.float16.name, int8=out / artefacts.int8.name,
         c_files=tuple(out / path.name for path in artefacts.c_files), report_json=out / "report.json",
         report_html=out / "report.html", target=chosen.name, operators=artefacts.graph.counts(), parity=tuple(rows),
         layers=tuple(layers), cost=artefacts.cost, verdict=report.verdict(rows),
-        sentences=tuple(report.summary(rows, layers, artefacts.cost)))
+        sentences=(*without_light(calibrated_on), *report.summary(rows, layers, artefacts.cost)))
     if sketch is not None and not done.missed:
         contract.install(done.c_files, Path(sketch))
     return done
@@ -190,7 +206,7 @@ def bridge_convert(prepared: Prepared, calibration: Frames, folder: Path, *, tar
         options |= {"golden": prepared.to_core(_to_float(photograph)),
                     "extra": lambda graph: contract.header(graph, config, prepared.size)}
     return chain.convert(prepared.network, prepared.input_shape, prepared.to_core(_to_float(calibration.dark)), folder,
-                         target=target, **options)
+                         target=target, quantised=prepared.quantised, **options)
 
 
 def measure(prepared: Prepared, artefacts: Artefacts, frames: Frames, *, slow: str = "") -> list[Row]:
@@ -203,7 +219,8 @@ def measure(prepared: Prepared, artefacts: Artefacts, frames: Frames, *, slow: s
         slow: why the reference kernels are not run; "": they are run.
     """
     images = _to_float(frames.dark)
-    links = stages(prepared.network, prepared.input_shape, artefacts, original=(prepared.model, "core"), slow=slow)
+    links = stages(prepared.network, prepared.input_shape, artefacts, original=prepared.original, slow=slow,
+                   partly=bool(prepared.quantised))
     rows = []
     for row in compare_stages(links, prepared.to_core(images)):
         if row.output is not None:
@@ -215,6 +232,21 @@ def measure(prepared: Prepared, artefacts: Artefacts, frames: Frames, *, slow: s
             row = dataclasses.replace(row, psnr=score, pictures=pictures)
         rows.append(row)
     return rows
+
+
+def compare_sizes(prepared: Prepared, any_size: Path, frames: Frames) -> Row:
+    """Compare the ONNX file for any size with PyTorch on crops of a frame in `SIZES` sizes, whole pictures all."""
+    original, _ = prepared.original
+    stage = OnnxStage(any_size, 2)
+    height, width, _ = prepared.input_shape
+    expected, found = [], []
+    for number, (rows, columns) in enumerate(SIZES):
+        frame = _to_float(frames.dark[number % len(frames.names)][None, :round(rows * height), :round(columns * width)])
+        with torch.no_grad():
+            expected.append(nhwc(original(nchw(frame))).ravel())
+        found.append(stage.run_raw(frame).ravel())
+    change = compare(np.concatenate(expected), np.concatenate(found))
+    return Row("ONNX, any size", "PyTorch", change, change, tolerance=chain.TOLERANCES["ONNX, any size"])
 
 
 def _check_out(out: Path, *, replace: bool) -> None:
@@ -296,8 +328,11 @@ def _macs(model: Network, size: Size) -> float:
 
     width, height = size
     shape = copy.deepcopy(model).to("meta")
+    image = torch.empty(1, model.config.in_channels, height, width, device="meta")
     with FlopCounterMode(display=False) as counter:
-        shape.core(shape.to_core(torch.empty(1, model.config.in_channels, height, width, device="meta")))
+        shape.core(shape.to_core(image))
+        if isinstance(shape, PhotoMIRNet):
+            shape.refine(image, image)
     return counter.get_total_flops() / 2
 
 
@@ -333,7 +368,9 @@ def _compare_layers(artefacts: Artefacts, work: float, core: np.ndarray) -> tupl
     if need > MOST_LAYER_BYTES:
         return [], f"all tensors at once would take {need / 1e9:.0f} GB; convert at a smaller --size to see them"
     try:
-        int8 = open_stage(artefacts.int8, runtime="litert-reference" if work <= REFERENCE_MACS else "litert")
+        partly = artefacts.graph.outputs[0].dtype != "int8"
+        reference = work <= REFERENCE_MACS and not partly
+        int8 = open_stage(artefacts.int8, runtime="litert-reference" if reference else "litert")
     except UserError:  # the reference kernels lack an operator; the parity table says which
         int8 = open_stage(artefacts.int8)
     return layerwise(open_stage(artefacts.float32), int8, core), ""

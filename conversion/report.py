@@ -1,11 +1,13 @@
 """The results of a conversion as a table, as `report.json` and as a page, `report.html`.
 
-The page is one file with all pictures and drawings in it. From top to bottom it shows the verdict, a summary, the
-parity table, the pictures of every stage, the layers that lose most, and where time and memory go.
+The page is one file with all pictures and drawings in it, also for printing. From top to bottom it shows the verdict, a
+summary, the parity table (with a link that saves it as CSV), the pictures of every stage, the layers that lose most,
+and where time and memory go.
 """
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import math
@@ -16,7 +18,7 @@ from typing import Any, Sequence
 import numpy as np
 from PIL import Image
 
-from conversion.bridge.chain import Row
+from conversion.bridge.chain import LEVEL, Row
 from conversion.bridge.cost import Cost
 from conversion.bridge.difference import Difference, LayerDifference
 from conversion.bridge.graph import Graph
@@ -24,6 +26,9 @@ from conversion.bridge.graph import Graph
 TEMPLATE = Path(__file__).with_name("report_template.html")
 WORST = 12  # layers listed on the page before the fold
 NOISE = 0.05  # dB; a gain of PSNR below it is rounding, not a better picture
+ROUNDING = 0.5 / 255  # a difference below it moves a level of 8 bits by rounding only
+CLOCK = 64e6  # Hz, of the Arduino Nano 33 BLE's Cortex-M4
+CYCLES = (1.0, 1.5)  # an instruction, assumed: most take one, loads, branches and the flash's waits more
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def verdict(rows: Sequence[Row]) -> str:
 def _measured(row: Row) -> str:
     """Return what the tolerance of a row limits, as it was measured."""
     assert row.change is not None and row.tolerance is not None
-    return {"max": f"{row.change.max:.2g}", "mean steps": f"{row.change.mean / (row.step or 1.0):.2f} steps",
+    return {"max": f"{row.change.max:.2g}", "mean steps": f"{row.change.mean / (row.step or LEVEL):.2f} steps",
             "bytes": f"{row.change.differing} bytes", "SQNR": _db(row.change.sqnr_db)}[row.tolerance.measure]
 
 
@@ -134,7 +139,7 @@ def summary(rows: Sequence[Row], layers: Sequence[LayerDifference], cost: Cost) 
     sentences += [f"{row.stage} misses its tolerance: {row.tolerance}." for row in missed]
     finite = worst_layers(layers)
     if finite:
-        sentences.append("The layers that int8 hurts most: " + ", ".join(
+        sentences.append("The layers that int8 hurts most, with their SQNR: " + ", ".join(
             f"{layer.b} ({layer.difference.sqnr_db:.1f} dB)" for layer in finite[:3]) + ".")
     kinds = ", ".join(f"{name} {100 * count / cost.instructions:.0f} %"
                       for name, count in list(cost.by_kind().items())[:3] if cost.instructions)
@@ -191,7 +196,7 @@ def _json_row(row: Row) -> dict[str, Any]:
 
 
 def _json_difference(difference: Difference) -> dict[str, Any]:
-    return {"max": difference.max, "mean": difference.mean, "sqnr_db": _finite(difference.sqnr_db),
+    return {"max": _finite(difference.max), "mean": _finite(difference.mean), "sqnr_db": _finite(difference.sqnr_db),
             "where": [int(i) for i in difference.where], "differing": difference.differing, "size": difference.size}
 
 
@@ -220,6 +225,8 @@ def write_html(path: Path, content: Content, *, names: Sequence[str], dark: np.n
     page = environment.from_string(TEMPLATE.read_text()).render(
         subject=content.subject, rows=rows, verdict=verdict(rows), passed=all(row.passed is not False for row in rows),
         summary=summary(rows, layers, cost), graph=content.graph, cost=cost, files=content.files,
+        milliseconds=[1000 * cost.instructions * cycles / CLOCK for cycles in CYCLES], clock=CLOCK / 1e6,
+        cycles=CYCLES, table=_as_csv(rows),
         layers_note=content.layers_note, worst=worst[:WORST], others=worst[WORST:],
         strip=_layer_strip(layers), arena=_arena_drawing(cost),
         galleries=[_gallery(i, name, rows, dark, bright) for i, name in enumerate(names)],
@@ -227,33 +234,57 @@ def write_html(path: Path, content: Content, *, names: Sequence[str], dark: np.n
     path.write_text(page)
 
 
+def _as_csv(rows: Sequence[Row]) -> str:
+    """Return the parity table as CSV inside a data URI."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["stage", "against", "max", "mean", "sqnr_db", "differing", "size", "max_to_pytorch",
+                     "sqnr_to_pytorch_db", "psnr_db", "tolerance", "passed", "not_run"])
+    for row in rows:
+        change, total = row.change, row.total
+        writer.writerow([
+            row.stage, row.before,
+            *([change.max, change.mean, change.sqnr_db, change.differing, change.size] if change else [""] * 5),
+            *([total.max, total.sqnr_db] if total else [""] * 2), "" if row.psnr is None else row.psnr,
+            row.tolerance or "", "" if row.passed is None else row.passed, row.skipped or ""])
+    return "data:text/csv;base64," + base64.b64encode(stream.getvalue().encode()).decode()
+
+
 def _gallery(index: int, name: str, rows: Sequence[Row], dark: np.ndarray, bright: np.ndarray | None) -> dict[str, Any]:
-    """The pictures of one frame: input, truth, and every stage with its amplified difference from PyTorch."""
+    """The pictures of one frame: input, truth, and every stage with its difference from PyTorch, all amplified alike.
+
+    Equal is grey. The factor is a power of two that makes 99 % of the largest difference fit. Differences that only
+    rounding to 8 bits would show have no picture.
+    """
     shown = [row for row in rows if row.pictures is not None]
     tiles = [{"title": "input", "picture": data_uri(dark[index]), "difference": "",
               "note": "as the camera delivers it"}]
     if bright is not None:
         tiles.append({"title": "ground truth", "picture": data_uri(bright[index]), "difference": "", "note": ""})
-    for row in shown:
-        assert row.pictures is not None and shown[0].pictures is not None
-        difference = row.pictures[index].astype(np.float64) - shown[0].pictures[index]
-        largest = float(np.abs(difference).max())
-        tile = {"title": row.stage, "picture": data_uri(to_levels(row.pictures[index])), "difference": "", "note": ""}
-        if row is not shown[0]:
-            if largest == 0:
-                tile["note"] = "equal to PyTorch"
-            else:  # equal is grey; the factor, a power of two, makes the difference fill the range
-                factor = 2 ** math.floor(math.log2(0.5 / largest))
-                tile["difference"] = data_uri(to_levels(0.5 + factor * difference))
-                tile["note"] = (f"difference × {factor:,.0f}" if factor >= 1 else f"difference / {1 / factor:,.0f}") + (
-                    f", at most {255 * largest:.2g} of 255 levels")
+    pictures = [np.asarray(row.pictures[index], np.float64) for row in shown if row.pictures is not None]
+    differences = [picture - pictures[0] for picture in pictures]
+    largest = [float(np.abs(difference).max()) for difference in differences]
+    spread = max((float(np.quantile(np.abs(difference), 0.99)) for difference, most in zip(differences, largest)
+                  if ROUNDING <= most < math.inf), default=0.0)
+    factor = 2.0 ** math.floor(math.log2(0.5 / max(spread, ROUNDING)))
+    for number, (row, picture, difference, most) in enumerate(zip(shown, pictures, differences, largest)):
+        tile = {"title": row.stage, "picture": data_uri(to_levels(picture)), "difference": "", "note": ""}
+        if number and most < ROUNDING:
+            tile["note"] = "equal to PyTorch" if most == 0 else (
+                f"equal to rounding: at most {255 * most:.1g} of a level from PyTorch")
+        elif number and not math.isfinite(most):
+            tile["note"] = "holds NaN or infinity, or PyTorch's picture does"
+        elif number:
+            tile["difference"] = data_uri(to_levels(0.5 + factor * difference))
+            tile["note"] = (f"from PyTorch at most {255 * most:.2g} of 255 levels, mean "
+                            f"{255 * np.abs(difference).mean():.2g}")
         tiles.append(tile)
-    return {"name": name, "tiles": tiles}
+    return {"name": name, "tiles": tiles, "factor": factor if spread else 0, "range": 127.5 / factor}
 
 
 def to_levels(picture: np.ndarray) -> np.ndarray:
-    """Round a picture in [0, 1] to 8 bits."""
-    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    """Round a picture in [0, 1] to 8 bits; NaN becomes black."""
+    return (np.clip(np.nan_to_num(picture, nan=0.0, posinf=1.0), 0, 1) * 255).round().astype(np.uint8)
 
 
 def data_uri(picture: np.ndarray) -> str:
@@ -263,14 +294,22 @@ def data_uri(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+def _ticks(top: float) -> list[float]:
+    """Return some round numbers from 0 to `top` for an axis."""
+    step = 10.0 ** math.floor(math.log10(max(top, 1e-9)))
+    step = next(step * part for part in (0.2, 0.5, 1, 2) if top / (step * part) <= 6)
+    return [step * i for i in range(int(top / step) + 1)]
+
+
 def _layer_strip(layers: Sequence[LayerDifference]) -> dict[str, Any]:
-    """Bars of every layer's SQNR in execution order."""
+    """Bars of every layer's SQNR in execution order, 1000 wide and 100 high, with the ticks of the axis."""
     finite = [layer for layer in layers if math.isfinite(layer.difference.sqnr_db)]
     top = max((layer.difference.sqnr_db for layer in finite), default=1.0)
     width = 1000 / max(len(finite), 1)
-    return {"width": width, "top": top, "bars": [
-        {"x": i * width, "height": max(1.0, 100 * max(layer.difference.sqnr_db, 0) / top), "layer": layer,
-         "hue": round(max(0.0, min(120.0, 6 * (layer.difference.sqnr_db - 10))))} for i, layer in enumerate(finite)]}
+    return {"width": width, "top": top, "ticks": [(100 - 100 * value / top, value) for value in _ticks(max(top, 1.0))],
+            "bars": [{"x": i * width, "height": max(1.0, 100 * max(layer.difference.sqnr_db, 0) / top), "layer": layer,
+                      "hue": round(max(0.0, min(120.0, 6 * (layer.difference.sqnr_db - 10))))}
+                     for i, layer in enumerate(finite)]}
 
 
 def _arena_drawing(cost: Cost) -> dict[str, Any]:
@@ -283,9 +322,11 @@ def _arena_drawing(cost: Cost) -> dict[str, Any]:
                       "y": height - (buffer.offset + buffer.nbytes) * scale_y, "height": buffer.nbytes * scale_y,
                       "buffer": buffer, "hue": 190 + (hash_hue(buffer.name) % 70)})
     live = [sum(b.nbytes for b in cost.buffers if b.first <= i <= b.last) for i in range(columns)]
-    return {"boxes": boxes, "height": height, "floor_y": height - cost.floor_bytes * scale_y,
-            "floor_x": (cost.floor_operator + 0.5) * scale_x, "columns": columns, "scale_x": scale_x,
-            "live": [height - value * scale_y for value in live]}
+    return {"boxes": boxes, "height": height, "columns": columns, "scale_x": scale_x,
+            "live": [height - value * scale_y for value in live],
+            "bytes": [(height - value * scale_y, value) for value in _ticks(max(cost.head_bytes, 1))],
+            "operators": [((int(value) + 0.5) * scale_x, int(value)) for value in _ticks(columns)
+                          if value == int(value) < columns]}
 
 
 def hash_hue(name: str) -> int:

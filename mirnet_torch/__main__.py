@@ -1,4 +1,4 @@
-"""One command for all: `mirnet enhance|train|evaluate|convert|view ...`, also as `python -m mirnet_torch`."""
+"""One command for all: `mirnet enhance|train|evaluate|convert|view|benchmark ...`, also as `python -m mirnet_torch`."""
 from __future__ import annotations
 
 import importlib
@@ -14,11 +14,12 @@ from mirnet_torch.cli import UserError, run_command
 
 # name: (the module whose main() runs, what it does)
 COMMANDS = {
-    "enhance": ("mirnet_torch.enhance", "brighten photographs"),
+    "enhance": ("mirnet_torch.enhance", "brighten photographs and videos"),
     "train": ("mirnet_torch.train", "train a network on pairs of dark and bright images"),
     "evaluate": ("mirnet_torch.evaluate", "measure a network on pairs"),
     "convert": ("conversion.to_tflite", "convert a checkpoint to TFLite and C arrays"),
     "view": ("", "show what the board sees and makes of it; from a clone only"),
+    "benchmark": ("mirnet_torch.benchmark", "measure the published network's speed and memory on this machine"),
 }
 VIEWER = Path(__file__).resolve().parent.parent / "firmware" / "viewer"
 USAGE = "\n".join(["usage: mirnet COMMAND ...", "", *(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()), "",

@@ -38,7 +38,7 @@ def load_model(path_or_preset: str | os.PathLike[str], *, device: str | torch.de
     """Load a network with its weights, ready to use (eval mode, float32).
 
     Args:
-        path_or_preset: the name of a preset whose weights ship with the package ("mcu"), or a file: this project's
+        path_or_preset: the name of a preset whose weights ship ("photo", "mcu"), or a file: this project's
             `.safetensors` or training checkpoint (whose averaged weights are taken), or a published-format checkpoint
             (a state dict or {"state_dict": ...}, with or without `module.` prefixes). If the file has no
             configuration, it is inferred from the shapes.

@@ -4,25 +4,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import hashlib
 import importlib.util
 import io
 import os
 import platform
 import re
+import secrets
 import signal
 import sys
-import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, NoReturn
 
-import torch
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import torch
 
 Size = tuple[int, int]  # (width, height)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LARGEST_SIDE = 65535  # pixels
+LARGEST_EXPOSURE = 4.0  # EV, up or down
+BOOT_ID = "/proc/sys/kernel/random/boot_id"  # of Linux: another one after every start
 LARGEST_SHARE = 1000  # of a folder, in "DIR:SHARE"
 # The modules that the extras of setup.cfg install, by the names they are imported with.
 EXTRAS = {
@@ -30,11 +35,30 @@ EXTRAS = {
     "convert": ("skimage.data", "torchvision", "onnx", "onnxsim", "onnx2tf", "tensorflow", "onnxruntime",
                 "ai_edge_litert", "tflite_micro", "jinja2"),
     "video": ("av",),
+    "heic": ("pillow_heif",),
+    "raw": ("rawpy",),
+    "onnx": ("onnxruntime",),
+    "litert": ("ai_edge_litert",),
 }
 
 
+def machine() -> str:
+    """Return a name, at most 24 letters and digits, of the machine since it started, and of the container on it.
+
+    Within it a number names one process. Host names may be equal, so only their beginning is shown, and a hash tells
+    the rest.
+    """
+    facts = [platform.node()]
+    with contextlib.suppress(OSError):
+        facts.append(Path(BOOT_ID).read_text())
+    with contextlib.suppress(OSError):
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    digits = hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()
+    return re.sub("[^A-Za-z0-9]", "", platform.node())[:16] + digits[:8]
+
+
 # In temporary names: the machine, since several may write into one folder, and the process.
-_OWNER = re.sub("[^A-Za-z0-9]", "", platform.node())[:24] + "p{}"
+_OWNER = machine() + "p{}"
 
 
 class UserError(Exception):
@@ -66,7 +90,7 @@ def run_command(main: Callable[[], int | None]) -> int:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-    say(f"error: {message}")
+    say(f"error: {' '.join(message.splitlines())}")  # names and causes may hold line breaks
     return 2
 
 
@@ -152,16 +176,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: the folder of `path` does not exist or cannot be written.
     """
     path = Path(path)
+    name = f".{path.stem[:40]}-{_OWNER.format(os.getpid())}-{secrets.token_hex(4)}{path.suffix}"
+    temporary = path.parent / name
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-{_OWNER.format(os.getpid())}-", suffix=path.suffix,
-                                        dir=path.parent)
-        os.close(handle)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # the system applies the umask
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -174,7 +196,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file name is that of a temporary file of `atomic_path` whose process has died here."""
+    """Return whether a file name is that of a temporary file of `atomic_path` whose process has died here.
+
+    Here is the machine since it last started: of older files nobody can tell whether another machine writes them.
+    """
     match = re.fullmatch(rf"\..*-{_OWNER.format('([0-9]+)')}-[a-z0-9_]{{8}}(\.[^.]*)?", name, re.DOTALL)
     if match is None:
         return False
@@ -185,12 +210,6 @@ def is_leftover(name: str) -> bool:
     except OSError:  # it lives, and is another user's
         pass
     return False
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -269,6 +288,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: there is no device of that name on this machine.
     """
+    import torch  # here: running a converted network needs no PyTorch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -277,6 +298,23 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"no device {name!r} here; use --device cpu or auto") from error
     return device
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error is one line, also where an argument has line breaks.
+
+    Before Python 3.13 `--option=--` gave an option an empty list; here it is an error.
+    """
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options = super().parse_args(args, namespace)
+        for action in self._actions:
+            if action.nargs is None and action.default != [] and getattr(options, action.dest, None) == []:
+                self.error(f"argument {'/'.join(action.option_strings)}: expected one argument")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        super().error(" ".join(message.split()))
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

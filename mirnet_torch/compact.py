@@ -15,15 +15,13 @@ are its output. `restore` is not part of the core, because it needs all 8 bits o
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, Sequence, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirnet_torch.model import DAU, RRG, Resample, conv_same, pad_image, require_integers, total
-
-LARGEST_EXPOSURE = 4.0  # EV, up or down
 
 
 @dataclass(frozen=True)
@@ -114,29 +112,40 @@ class HardSKFF(nn.Module):
 
 
 class CompactMSRB(nn.Module):
-    """Multi-scale residual block of two streams in one column: information goes down once and up once."""
+    """Multi-scale residual block in one column: information goes down from stream to stream once, and up once.
 
-    def __init__(self, widths: tuple[int, int]) -> None:
+    Args:
+        widths: channels of the streams, the finest first; each stream has half the resolution of the one before.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        fine, coarse = widths
         # The names, and the lists of one item, are those of `model.MSRB`, so that state dicts keep their rows.
         self.blocks = nn.ModuleList(
             nn.ModuleList([DAU(width, nn.ReLU(), ProjectedSpatialAttention(width), PeakChannelAttention(width))])
             for width in widths)
-        shrink = nn.Conv2d(fine, coarse, 2, stride=2, bias=False)  # needs no padding
-        project = nn.Conv2d(coarse, fine, 1, bias=False)  # before enlarging, which is a quarter of the work
-        enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-        self.last_up = nn.ModuleDict({"1": Resample(nn.Sequential(project, enlarge))})
-        self.down = nn.ModuleDict({f"{fine}_2": Resample(nn.Sequential(shrink))})
-        self.conv_out = conv_same(fine, 1, bias=True)
-        self.selective_kernel = nn.ModuleList([HardSKFF(fine)])
+        steps = list(zip(widths, widths[1:]))
+        # Enlarging comes after the projection, which then is a quarter of the work.
+        self.last_up = nn.ModuleDict({
+            str(j): Resample(nn.Sequential(nn.Conv2d(coarse, fine, 1, bias=False),
+                                           nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)))
+            for j, (fine, coarse) in enumerate(steps, start=1)})
+        # Kernels as large as their stride need no padding.
+        self.down = nn.ModuleDict({
+            f"{fine}_2": Resample(nn.Sequential(nn.Conv2d(fine, coarse, 2, stride=2, bias=False)))
+            for fine, coarse in steps})
+        self.conv_out = conv_same(widths[0], 1, bias=True)
+        self.selective_kernel = nn.ModuleList(HardSKFF(fine) for fine, _ in steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        ((of_fine,), (of_coarse,)) = cast(Any, self.blocks)
-        (down,), (up,), (fuse,) = self.down.values(), self.last_up.values(), self.selective_kernel
-        fine = of_fine(x)
-        coarse = of_coarse(down(fine))
-        return x + self.conv_out(fuse(fine, up(coarse)))
+        (of_finest,), *others = cast(Any, self.blocks)
+        streams = [of_finest(x)]
+        for down, (of_stream,) in zip(self.down.values(), others):
+            streams.append(of_stream(down(streams[-1])))
+        result = streams.pop()
+        for up, fuse in reversed(list(zip(self.last_up.values(), self.selective_kernel))):
+            result = fuse(streams.pop(), up(result))
+        return x + self.conv_out(result)
 
 
 class CompactMIRNet(nn.Module):
@@ -195,7 +204,6 @@ class CompactMIRNet(nn.Module):
         C (C - 1) shares and C offsets. The first three are smooth functions, so none can stop learning as a ReLU can,
         and a microcontroller has a table for each. All maps have about the same range, since they share one int8 scale.
         """
-        gain, root_gain, roll_off, colours = maps.split([1, 1, 1, maps.shape[1] - 3], 1)
         channels = self.config.in_channels
         gain, root_gain, roll_off, change, offset = maps.split([1, 1, 1, channels * channels, channels], 1)
         return torch.cat([(F.softplus(4 * gain) / 2).exp(), F.softplus(8 * root_gain) / 8, (16 * roll_off).sigmoid(),
@@ -220,7 +228,7 @@ class CompactMIRNet(nn.Module):
         Args:
             image: the dark image, in [0, 1].
             factors: see `factors`.
-            exposure: in EV, how much brighter than the network thinks, from -4 to 4; 2.2 is the gamma of a display.
+            exposure: in EV, from -4 to 4: how much brighter than the network's own choice; 2.2 is a display's gamma.
         """
         channels, brighter = self.config.in_channels, 2.0 ** (exposure / 2.2)
         gain, root_gain, roll_off, tint, shares, offset = factors.split(

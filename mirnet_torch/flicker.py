@@ -22,13 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mirnet_torch.camera import Shot, record, to_linear
 from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import UserError, progress, require_extra, run_command
+from mirnet_torch.cli import Parser, UserError, progress, require_extra, run_command
 from mirnet_torch.compact import CompactMIRNet
-from mirnet_torch.data import VAL_PHOTOGRAPHS, photograph
-from mirnet_torch.full_size import apply_maps, maps_of_copy
-from mirnet_torch.steady import SteadyMaps
+from mirnet_torch.restoration.full_size import apply_maps, maps_of_copy
+from mirnet_torch.restoration.steady import SteadyMaps
+from mirnet_torch.scenes.camera import Shot, record, to_linear
+from mirnet_torch.scenes.sources import VAL_PHOTOGRAPHS, photograph
 
 SETTLING = 10  # frames at the start of a still scene that do not count
 LOCAL = 15  # pixels
@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         UserError: the checkpoint cannot be used, or the extra `[train]` is not installed.
     """
-    parser = argparse.ArgumentParser(prog="python -m mirnet_torch.flicker", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m mirnet_torch.flicker", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="mcu", help="weights of a compact network (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=40, metavar="N", help="of every video (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -17,14 +17,14 @@ section 4, and its published training settings. Departures:
   form an endless sequence, so that every batch is complete.
 
 Order of calls: `train` or `resume` -> `set_up` -> `fit`, which alternates `train_step` and `validate`. The options are
-in `options.py`, the files of a run in `run_folder.py`. All random numbers are a function of the seed and the step, so
-a resumed run on the CPU repeats the uninterrupted one bit for bit.
+in `training/options.py`, the files of a run in `training/run_folder.py`. All random numbers are a function of the seed
+and the step, so a resumed run on the CPU repeats the uninterrupted one bit for bit.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
 import signal
@@ -37,24 +37,28 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from mirnet_torch import __version__
-from mirnet_torch.checkpoint import load_model
-from mirnet_torch.cli import UserError, progress, require_extra, run_command, say
-from mirnet_torch.console import Console
-from mirnet_torch.enhance import enhance
-from mirnet_torch.images import stacked
-from mirnet_torch.metrics import mean_score, psnr, ssim
+from mirnet_torch.activations import checkpoint_activations
+from mirnet_torch.cli import UserError, require_extra, run_command, say
+from mirnet_torch.files.images import stacked
+from mirnet_torch.measures.metrics import mean_score, psnr, ssim
 from mirnet_torch.model import parameter_count
-from mirnet_torch.options import TrainOptions, parse_arguments, shown
 from mirnet_torch.presets import Network, config_from_dict, create_model
 from mirnet_torch.processes import own_device, processes, rank_and_world, share
-from mirnet_torch.run_folder import (LAST, RunFolder, Signals, TrainingInterrupted, check_data, check_processes,
-                                     claimed, command_of, forget_lost_best, last_of, of_this_version, options_to_resume,
-                                     read_run, restore_optimizer)
-from mirnet_torch.samples import mixup_draw
-from mirnet_torch.training_data import TrainingData, make_loader, open_data, reader_fault
+from mirnet_torch.restoration.picture import enhance
+from mirnet_torch.training.console import Console, Speaker
+from mirnet_torch.training.data import TrainingData, make_loader, open_data, reader_fault
+from mirnet_torch.training.first_network import build_network
+from mirnet_torch.training.log import EpochLog, write_options
+from mirnet_torch.training.losses import restoration_loss
+from mirnet_torch.training.options import TrainOptions, parse_arguments, shown
+from mirnet_torch.training.recipe import freeze, learning_rate, mix_up, update_average, uses_bf16
+from mirnet_torch.training.run_folder import (BEST, LAST, RunFolder, Signals, TrainingInterrupted, check_data,
+                                              check_processes, claimed, command_of, forget_lost_best, last_of,
+                                              of_this_version, options_to_resume, read_run, restore_optimizer)
 
 GRID_ROWS = 4  # validation images in TensorBoard's comparison grid
 
@@ -83,7 +87,7 @@ class Setup:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which all processes together use every sample about once."""
-        return max(1, round(len(self.data.samples) / (self.options.batch * self.folder.world)))
+        return max(1, round(len(self.data.samples) / (self.options.patches * self.folder.world)))
 
     @property
     def steps(self) -> int:
@@ -139,10 +143,12 @@ def train(options: TrainOptions) -> TrainResult:
         TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     out = options.out or Path("runs") / options.preset
-    with processes(), claimed(out):
+    with processes(), claimed(out), Speaker(rank_and_world()[0]) as speaker:
         if (out / LAST).exists():
             raise UserError(f"{out} holds a training: go on with --resume {out}, or give another --out")
-        return fit(*set_up(dataclasses.replace(options, out=out)))
+        if (out / BEST).exists():
+            raise UserError(f"{out} holds the weights of a training, {BEST}: give another --out, or move them away")
+        return fit(*set_up(dataclasses.replace(options, out=out)), speaker)
 
 
 def resume(run: Path, **changes: Any) -> TrainResult:
@@ -157,9 +163,9 @@ def resume(run: Path, **changes: Any) -> TrainResult:
         TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     last_of(run)  # before the folder is claimed, which would create it
-    with processes(), claimed(run):
+    with processes(), claimed(run), Speaker(rank_and_world()[0]) as speaker:
         saved = read_run(run)
-        return fit(*set_up(options_to_resume(run, saved, changes), saved))
+        return fit(*set_up(options_to_resume(run, saved, changes), saved), speaker)
 
 
 def set_up(options: TrainOptions, saved: dict[str, Any] | None = None) -> tuple[Setup, State]:
@@ -184,8 +190,12 @@ def set_up(options: TrainOptions, saved: dict[str, Any] | None = None) -> tuple[
         with of_this_version(folder.path):
             model = create_model(config_from_dict(saved["config"]))
     model.train().to(device, memory_format=setup.memory_format)  # type: ignore[call-overload]
+    freeze(model, options.freeze)
     average = AveragedModel(model, multi_avg_fn=functools.partial(update_average, decay=options.ema))
-    optimizer = torch.optim.Adam(model.parameters(), options.lr, options.betas, weight_decay=options.weight_decay)
+    if options.checkpoint_activations:
+        checkpoint_activations(model)
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad],
+                                 options.lr, options.betas, weight_decay=options.weight_decay)
     state = State(model, average, optimizer)
     if saved is not None:
         with of_this_version(folder.path):
@@ -194,49 +204,32 @@ def set_up(options: TrainOptions, saved: dict[str, Any] | None = None) -> tuple[
     return setup, state
 
 
-def build_network(options: TrainOptions) -> Network:
-    """Return the network of --init, of --config or of the preset, with its first weights."""
-    config = None
-    if options.config is not None:
-        try:
-            fields = json.loads(options.config.read_text())
-            if not isinstance(fields, dict):
-                raise ValueError('expected an object like {"n_feat": 32}')
-            config = config_from_dict({"head": "curve", **fields} if fields.get("network") == "compact" else fields)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{options.config} is not a configuration of a MIRNet: {error}") from None
-    if options.init is None:
-        model = create_model(config or options.preset)
-    else:
-        model = load_model(options.init)
-        if config not in (None, model.config):
-            raise UserError(f"{options.init} holds another network than {options.config} describes: leave out one")
-    if model.config.in_channels != 3:
-        raise UserError(f"training needs a network for RGB images; this one has {model.config.in_channels} channels")
-    return model
-
-
-def fit(setup: Setup, state: State) -> TrainResult:
+def fit(setup: Setup, state: State, speaker: Speaker) -> TrainResult:
     """Train from the step of the state to the end."""
     options, folder = setup.options, setup.folder
     network = torch.compile(state.model) if options.compile else state.model
     network = share(cast(nn.Module, network), state.model.config, setup.device)
     batches = iter(make_loader(setup.data.samples, options, range(state.step, setup.steps), setup.device,
                                rank=folder.rank, world=folder.world))
-    console = Console(steps=setup.steps, step=state.step, images=options.batch * folder.world, device=setup.device,
-                      rank=folder.rank)
+    console = Console(speaker, steps=setup.steps, step=state.step, images=options.patches * folder.world,
+                      device=setup.device)
     folder.remove_leftovers()
-    console.introduce(describe(setup, state))
+    speaker.say(describe(setup, state))
+    if state.step == setup.steps and not validation_due(setup, state):
+        speaker.say(f"this training is finished: {folder.resume_command} --epochs N lengthens it")
     if state.step == 0:
         console.estimate(state.model, options.patch)
     if state.validated < 0:
         save(setup, state)  # so that a folder that cannot be written fails before the first validation
+    log = EpochLog(folder.path, (state.step - validation_due(setup, state)) // setup.steps_per_epoch, rank=folder.rank)
     with Signals() as signals, folder.writer(state.step) as writer, console.open_bar():
+        write_options(writer, options, setup.command, state.step)
         while validation_due(setup, state) or state.step < setup.steps:
             if validation_due(setup, state):
-                mean_psnr, mean_ssim, stopping = validate(setup, state, signals, writer)
+                mean_psnr, mean_ssim, stopping = validate(setup, state, signals, writer, console)
                 if not stopping:
                     assert state.best is not None
+                    log_epoch(setup, state, log, console, psnr=mean_psnr, ssim=mean_ssim)
                     save(setup, state)
                     console.report(f"{state.step // setup.steps_per_epoch}/{options.epochs}", mean_psnr, mean_ssim,
                                    best=state.best, loss=state.loss_sum / setup.steps_per_epoch)
@@ -245,10 +238,15 @@ def fit(setup: Setup, state: State) -> TrainResult:
                     try:
                         batch = next(batches)
                     except UserError as error:  # an image has disappeared
+                        error.__traceback__ = None  # it refers to itself, and so would keep the reading processes
+                        del batches
                         save(setup, state)
-                        raise UserError(f"{reader_fault(error)}; the state is kept, go on with: "
+                        kept = "the state" if rank_and_world()[0] == 0 else "the last checkpoint"
+                        raise UserError(f"{reader_fault(error)}; {kept} is kept, go on with: "
                                         f"{folder.resume_command}") from None
                     stopping = train_step(setup, state, network, batch, signals.received, writer)
+                if state.step % setup.steps_per_epoch == 0 and not validation_due(setup, state):
+                    log_epoch(setup, state, log, console)
                 if folder.minutes_since_save > options.checkpoint_minutes:
                     save(setup, state)
             if stopping:
@@ -258,7 +256,18 @@ def fit(setup: Setup, state: State) -> TrainResult:
                 raise TrainingInterrupted(stopping, f"interrupted at step {state.step} of {setup.steps}; the state is "
                                                     f"kept, go on with: {folder.resume_command}")
     assert state.best is not None
+    if state.best["epoch"] == 0:
+        speaker.say("no epoch was better than the first weights: try a smaller --lr than "
+                    f"{options.lr:g}, or more pairs")
     return TrainResult(folder.best, folder.last, state.best["psnr"], state.best["ssim"], int(state.best["epoch"]))
+
+
+def log_epoch(setup: Setup, state: State, log: EpochLog, console: Console, **scores: float) -> None:
+    """Write the line of the epoch that has just ended; epoch 0 is the validation before the training."""
+    epoch = state.step // setup.steps_per_epoch
+    figures = {"loss": state.loss_sum / setup.steps_per_epoch, "seconds": console.lap(),
+               "learning_rate": learning_rate(setup.options, state.step - 1, setup.steps_per_epoch)} if epoch else {}
+    log.write(epoch, **figures, **scores)
 
 
 def train_step(setup: Setup, state: State, network: Callable[[Tensor], Tensor], batch: Tensor, received: int,
@@ -286,16 +295,11 @@ def train_step(setup: Setup, state: State, network: Callable[[Tensor], Tensor], 
 
     pairs = mix_up(batch.to(setup.device, non_blocking=True), options, epoch=epoch, step=state.step, rank=folder.rank,
                    world=folder.world)
-    low, high = pairs.unbind(1)
-    with torch.autocast(setup.device.type, torch.bfloat16, enabled=options.bf16 and setup.device.type == "cuda"
-                        and torch.cuda.is_bf16_supported()):
-        output = network(low.contiguous(memory_format=setup.memory_format))
-    loss = charbonnier(output.float(), high, options.charbonnier_eps, brightness=options.brightness)
     state.optimizer.zero_grad()
-    loss.backward()
+    loss = add_gradients(setup, network, pairs)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), options.clip or math.inf)
 
-    figures = torch.stack([loss.detach(), norm, norm.new_tensor(float(received > 0))])
+    figures = torch.stack([loss, norm, norm.new_tensor(float(received > 0))])
     if folder.world > 1:
         dist.all_reduce(figures)
     mean_loss, mean_norm, interrupted = (figures / folder.world).tolist()
@@ -314,54 +318,26 @@ def train_step(setup: Setup, state: State, network: Callable[[Tensor], Tensor], 
     return (received or signal.SIGTERM) if interrupted else 0
 
 
-def learning_rate(options: TrainOptions, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then half a cosine from `lr` to `lr_min`."""
-    steps = options.epochs * steps_per_epoch
-    warmup = min(options.warmup_epochs * steps_per_epoch, steps // 2)
-    if step < warmup:
-        return options.lr * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup - 1)
-    return options.lr_min + (options.lr - options.lr_min) * (1 + math.cos(math.pi * done)) / 2
+def add_gradients(setup: Setup, network: Callable[[Tensor], Tensor], pairs: Tensor) -> Tensor:
+    """Add the gradient of the mean loss over pairs (b, 2, 3, h, w) to the weights', --batch pairs at a time.
 
-
-def mix_up(batch: Tensor, options: TrainOptions, *, epoch: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
-    """Scale a uint8 batch (b, 2, 3, h, w) to [0, 1]; from epoch `mixup_from` on, blend its pairs with others by MixUp.
-
-    The others come from the batches of all processes. Both images of a pair are blended with the same weight.
+    Returns:
+        The mean loss, a scalar.
     """
-    pairs = batch.float() / 255
-    if not options.mixup_alpha or epoch < options.mixup_from:
-        return pairs
-    if world > 1:
-        parts = [torch.empty_like(batch) for _ in range(world)]
-        dist.all_gather(parts, batch)
-        batch = torch.cat(parts)
-    partners, shares = mixup_draw(options.mixup_alpha, len(batch), seed=options.seed, step=step)
-    own = slice(rank * options.batch, (rank + 1) * options.batch)
-    others = batch[partners[own].to(batch.device)].float() / 255
-    return torch.lerp(others, pairs, shares[own, None].to(batch.device))
-
-
-def charbonnier(output: Tensor, truth: Tensor, eps: float, *, brightness: float = 1.0) -> Tensor:
-    """Return the mean over all elements of sqrt(difference^2 + eps^2) (Charbonnier et al., ICIP 1994).
-
-    With `brightness` below 1 the rest of the weight goes to the same loss after every output is multiplied by the
-    factor that minimises its squared error. A dark frame does not show how bright the scene was. That error is so
-    large that it hides all others, and the network would memorise the brightness of the training pairs.
-    """
-    def loss(restored: Tensor) -> Tensor:
-        return (restored - truth).square().add(eps * eps).sqrt().mean()
-    if brightness == 1:
-        return loss(output)
-    energy = output.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-3)
-    gain = ((output * truth).sum((1, 2, 3), keepdim=True) / energy).clamp(0.1, 10)
-    return (1 - brightness) * loss(gain * output) + brightness * loss(output)
-
-
-def update_average(average: Any, current: Any, updates: Any, *, decay: float) -> None:
-    """Move the averaged weights towards the current ones; faster at first, while they are still close to untrained."""
-    done = int(updates)
-    get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(average, current, updates)
+    options, mean = setup.options, pairs.new_zeros(())
+    parts = pairs.split(options.batch)
+    for number, part in enumerate(parts, start=1):
+        low, high = part.unbind(1)
+        alone = isinstance(network, DistributedDataParallel) and number < len(parts)  # the last one sums over processes
+        with network.no_sync() if alone else contextlib.nullcontext():  # type: ignore[attr-defined]
+            with torch.autocast(setup.device.type, torch.bfloat16, enabled=uses_bf16(options, setup.device)):
+                output = network(low.contiguous(memory_format=setup.memory_format))
+            loss = restoration_loss(output.to(high.dtype), high, eps=options.charbonnier_eps,
+                                    brightness=options.brightness, structure=options.structure)
+            loss = loss * (len(part) / len(pairs))
+            loss.backward()
+        mean += loss.detach()
+    return mean
 
 
 def validation_due(setup: Setup, state: State) -> bool:
@@ -370,7 +346,7 @@ def validation_due(setup: Setup, state: State) -> bool:
     return state.validated != state.step and (state.step % every == 0 or state.step == setup.steps)
 
 
-def validate(setup: Setup, state: State, signals: Signals, writer: Any) -> tuple[float, float, int]:
+def validate(setup: Setup, state: State, signals: Signals, writer: Any, console: Console) -> tuple[float, float, int]:
     """Measure the averaged weights on the validation frames; save them in `best.safetensors` if they are the best.
 
     Returns:
@@ -380,7 +356,7 @@ def validate(setup: Setup, state: State, signals: Signals, writer: Any) -> tuple
         UserError: the output of the network is not finite, or a file cannot be written.
     """
     step, frames, scores, rows = state.step, setup.data.frames, [], []  # only the first process has frames
-    for _, low, high in progress(frames, desc="validate", leave=False):
+    for _, low, high in console.follow(frames, f"validating at step {step}"):
         if signals.received:
             break
         try:
@@ -422,9 +398,13 @@ def save(setup: Setup, state: State) -> None:
 def describe(setup: Setup, state: State) -> str:
     """Return one line with the network, the data, the length of the training and the folder."""
     options, data, world = setup.options, setup.data, setup.folder.world
-    return (f"{parameter_count(state.model):,} parameters on {setup.device}; {data.samples.scene_count} training "
-            f"scenes, {len(data.frames)} validation frames of {data.name}; {options.epochs} epochs of "
-            f"{setup.steps_per_epoch} steps of {options.batch} patches{f' x {world} processes' if world > 1 else ''}; "
+    trained = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
+    frozen = f" ({parameter_count(state.model) - trained:,} frozen)" if options.freeze else ""
+    return (f"{parameter_count(state.model):,} parameters{frozen} on {setup.device}; {data.samples.scene_count} "
+            f"training scenes, {len(data.frames)} validation frames of {data.name}; {options.epochs} epochs of "
+            f"{setup.steps_per_epoch} steps of {options.batch} patches"
+            f"{f' x {options.accumulate} accumulated' if options.accumulate > 1 else ''}"
+            f"{f' x {world} processes' if world > 1 else ''}; "
             f"into {setup.folder.path}")
 
 

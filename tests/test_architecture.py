@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mirnet_torch", "conversion", "firmware")
+# mirnet_torch: what comes first knows nothing of what comes later. Folders and files, the commands last.
+ORDER = ("cli model compact photo presets checkpoint processes files scenes measures restoration training "
+         "activations benchmark enhance evaluate flicker runtimes train").split()
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -59,7 +62,36 @@ def test_data_flows_one_way(path):
     if path.parts[-2:] in (("emulator", "counts.py"), ("emulator", "fit_cost.py")):
         return  # a developer's tools, which may use all packages: they fit the bridge's cost model
     for module in imports(path):
+        if path.name == "converted.py" and package == "mirnet_torch" and starts(module, "ai_edge_litert"):
+            continue  # it runs converted files; see below
         assert not any(starts(module, other) for other in forbidden), f"{path} imports {module}"
+
+
+def test_mirnet_torch_is_read_from_one_end():
+    """Every file of the package imports only what comes before it in ORDER, or its own folder."""
+    package = ROOT / "mirnet_torch"
+    assert {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()} \
+        == {"__init__", "__main__", *ORDER}
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package).with_suffix("").parts[0]
+        if place in ("__init__", "__main__"):
+            continue
+        known = ORDER[:ORDER.index(place) + 1] + ["__version__"]
+        for module in imports(path):
+            if starts(module, "mirnet_torch") and module != "mirnet_torch":
+                assert module.split(".")[1] in known, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_only_one_file_runs_converted_networks_and_needs_no_other_runtime():
+    """The other runtimes are imported where a file of theirs is opened: neither they nor PyTorch are needed before."""
+    runtimes = ("onnxruntime", "ai_edge_litert")
+    for path in (ROOT / "mirnet_torch").rglob("*.py"):
+        found = {module for module in imports(path) if any(starts(module, other) for other in runtimes)}
+        assert not found or path.name == "converted.py", f"{path} imports {found}"
+    program = ("import sys, mirnet_torch.enhance, mirnet_torch.__main__; print(*(name for name in "
+               f"{('torch', *runtimes)!r} if name in sys.modules))")
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert loaded.stdout.strip() == ""
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -256,14 +256,14 @@ def jpeg() -> bytes:
 
 IMAGES = {
     "text.png": (lambda: b"no picture", ["is not a readable image"]),
-    "empty.png": (lambda: b"", ["is not a readable image"]),
+    "empty.png": (lambda: b"", ["is not a readable image (the file is empty)"]),
     "truncated.png": (lambda: png(data.astronaut())[:2000], ["damaged"]),
     "truncated.jpg": (lambda: jpeg()[:2000], ["damaged"]),
     "head only.png": (lambda: png()[:20], []),
     "giant.png": (giant_png, ["more pixels"]),
-    "drawing.svg": (lambda: b"<svg/>", [".png"]),
+    "drawing.svg": (lambda: b"<svg/>", ["is not a readable image (readable: .png"]),
     "no suffix": (png, [".png"]),
-    "photo.gif": (png, [".png"]),
+    "photo.gif": (png, ["does not end in .png", "rename it"]),
 }
 
 
@@ -287,6 +287,7 @@ def test_a_bad_image_is_named_and_the_others_are_done(capsys, files, network, na
     (["{files}/void", "--out", "{files}/out"], ["void is a folder without images"]),
     (["{files}/photo.png", "--out", "{files}/photo.png"], ["photo.png"]),
     (["{files}/photo.png", "--out", "{files}/photo.png/out"], ["photo.png/out"]),
+    (["{files}/photo.png", "--out", "{files}/bright.JPG"], ["bright.JPG names an image", "give a folder"]),
     (["{files}/photo.png", "--out", "/proc/out"], ["/proc/out"]),
     (["{files}/photo.png", "--out", "{files}/" + 300 * "x"], ["xxx"]),
     (["{files}/photo.png", "--out", "{files}/out", "--tile", "-1"], ["--tile", "-1"]),
@@ -329,7 +330,9 @@ def test_out_without_permission(capsys, files, network):
     (["--data", "{files}/pairs", "--tile", "40", "--overlap", "21"], ["--overlap", "20"]),
     (["--data", "{files}/pairs", "--out", "{files}/photo.png"], ["photo.png"]),
     (["--data", "{files}/pairs", "--out", "/proc/out"], ["/proc/out"]),
+    (["--data", ""], ["--data", "the name is empty"]),
     (["--data", "{files}/pairs", "--device", "abacus"], ["abacus"]),
+    (["--data", "{files}/pairs", "--device=--"], ["argument --device", "expected one argument"]),
 ])
 def test_bad_arguments_of_evaluate(capsys, files, network, arguments, words):
     (files / "void").mkdir()

@@ -10,7 +10,7 @@ import pytest
 from commands import assert_one_error
 from skimage import data
 
-from mirnet_torch.images import write_image
+from mirnet_torch.files.images import write_image
 
 ROOT = Path(__file__).parents[1]
 # Importing what the extras install fails as it does where they are not installed.
@@ -19,7 +19,7 @@ import sys
 
 class Missing:
     names = {"torchvision", "skimage", "tensorboard", "onnx", "onnxsim", "onnx2tf", "tensorflow", "onnxruntime",
-             "ai_edge_litert", "tflite_micro", "jinja2", "serial", "lpips", "av"}
+             "ai_edge_litert", "tflite_micro", "jinja2", "serial", "lpips", "av", "pillow_heif", "rawpy", "scipy"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
@@ -37,8 +37,8 @@ def base(tmp_path: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("command", ["mirnet_torch.enhance", "mirnet_torch.train", "mirnet_torch.evaluate",
-                                     "mirnet_torch.flicker", "conversion.to_tflite", "conversion.judge",
-                                     "conversion.compare"])
+                                     "mirnet_torch.flicker", "mirnet_torch.benchmark", "conversion.to_tflite",
+                                     "conversion.judge", "conversion.compare"])
 def test_help_needs_no_extra(tmp_path, command):
     done = base(tmp_path, "-m", command, "--help")
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: ")
@@ -65,8 +65,14 @@ def test_a_command_names_the_extra_it_needs(tmp_path, words, purpose, package, e
 
 def test_the_base_enhances(tmp_path):
     write_image(data.astronaut()[:48, 200:264] // 4, tmp_path / "dark.png")
-    done = base(tmp_path, "-m", "mirnet_torch.enhance", "dark.png", "--checkpoint", "mcu", "--out", "out")
-    assert done.returncode == 0, done.stderr
+    for name in ("a.heic", "b.dng"):
+        (tmp_path / name).write_bytes(b"")
+    done = base(tmp_path, "-m", "mirnet_torch.enhance", "dark.png", "a.heic", "b.dng", "--checkpoint", "mcu", "--out",
+                "out")
+    assert_one_error(done.returncode, done.stderr, "2 of 3 inputs")
+    for name, package, extra in (("a.heic", "pillow_heif", "heic"), ("b.dng", "rawpy", "raw")):
+        assert f"not enhanced: reading {name} needs the package {package}: pip install " in done.stderr
+        assert f"[{extra}]" in done.stderr
     assert os.listdir(tmp_path / "out") == ["dark.png"]
 
 

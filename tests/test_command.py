@@ -15,7 +15,7 @@ from skimage import data
 
 from mirnet_torch.__main__ import COMMANDS, main
 from mirnet_torch.enhance import main as enhance_main
-from mirnet_torch.images import write_image
+from mirnet_torch.files.images import write_image
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -56,9 +56,10 @@ def test_it_lists_its_commands(capsys):
     assert_one_error(result.status, result.err, "'enhanse'", "enhance, train, evaluate, convert, view")
 
 
-@pytest.mark.parametrize("name", ["enhance", "train", "evaluate", "convert"])
+@pytest.mark.parametrize("name", ["enhance", "train", "evaluate", "convert", "benchmark"])
 def test_every_command_has_help(capsys, name):
     result = run(capsys, main, name, "--help")
+    assert "%%" not in result.out
     assert result.status == 0 and result.out.startswith("usage: ")
 
 
@@ -81,6 +82,17 @@ def test_closed_streams_change_nothing(tmp_path, photo, closed):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert os.listdir(tmp_path / "out") == ["dark.png"]
     assert (tmp_path / "out" / "dark.png").read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
+def test_other_programs_keep_their_ctrl_c(tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("import mirnet_torch\n")
+    (tmp_path / "app" / "__main__.py").write_text("import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\n"
+                                                  "except KeyboardInterrupt:\n    print('saved')\n")
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-m", "app"], env=environment, capture_output=True, text=True, preexec_fn=(
+        lambda: signal.signal(signal.SIGINT, signal.default_int_handler)))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "saved\n", "")
 
 
 @pytest.mark.parametrize("words", [["-m", "mirnet_torch.enhance"], ["-m", "mirnet_torch", "train"],
@@ -108,3 +120,9 @@ def test_names_that_the_locale_cannot_write(tmp_path, photo):
 def test_an_empty_folder_name_is_refused(capsys, photo):
     result = run(capsys, enhance_main, photo, "--out", "")
     assert_one_error(result.status, result.err, "--out", "empty")
+
+
+def test_a_name_with_a_line_break_makes_no_second_line(capsys, tmp_path, photo):
+    result = run(capsys, enhance_main, photo, "--out", tmp_path / "out", "--checkpoint", "two\nlines.pth")
+    assert_one_error(result.status, result.err, "two lines.pth does not exist")
+    assert result.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Using a network on photographs: sizes, tiles, metadata, names, and files that are whole or absent."""
+"""Using a network on photographs: sizes, metadata, names, and files that are whole or absent."""
 from __future__ import annotations
 
 import os
@@ -16,34 +16,16 @@ from golden import filled
 from PIL import Image, ImageCms
 from skimage import data
 
-from mirnet_torch import PRESETS, CompactMIRNet, MIRNet, MIRNetConfig, create_model, enhance, load_model, save_model
-from mirnet_torch.cli import run_command
-from mirnet_torch.enhance import MEMORY, default_tile, main
-from mirnet_torch.images import read_image
+from mirnet_torch import PRESETS, CompactMIRNet, MIRNetConfig, create_model, enhance, load_model, save_model
+from mirnet_torch.cli import UserError, run_command
+from mirnet_torch.enhance import main
+from mirnet_torch.files.images import read_image
 
 PUBLISHED = MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=1)
 GREY = MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=1, height=2, in_channels=1, out_channels=1)
 PHOTO = data.astronaut()[:48, 200:264] // 4
 DARK = torch.rand(3, 3, 63, 65, generator=torch.Generator().manual_seed(0)) / 4
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-class Pointwise(torch.nn.Linear):
-    """A network without context: the result must not depend on the tiles."""
-
-    def __init__(self, config):
-        super().__init__(1, 1)
-        self.config = config
-
-    def forward(self, image):
-        return image.sqrt()
-
-
-class Average(MIRNet):
-    """A network of nothing but context: every pixel becomes the mean of what the network sees."""
-
-    def forward(self, image):
-        return image.mean((2, 3), keepdim=True).expand_as(image)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +51,7 @@ def photo(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mcu", "published"])
-@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (5, 7), (63, 65), (400, 600)])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (5, 7), (63, 65), (360, 480)])
 def test_any_size(checkpoints, name, height, width):
     model = load_model(checkpoints / f"{name}.safetensors")
     image = np.random.default_rng(0).integers(0, 60, (height, width, 3)).astype(np.uint8)
@@ -113,7 +95,8 @@ def test_grey_arrays(model, checkpoints):
 
 
 @pytest.mark.parametrize("image", [
-    PHOTO.astype(np.float32), PHOTO[..., :2], PHOTO[:0], PHOTO[None], torch.zeros(2, 8, 8), torch.zeros(3, 8),
+    PHOTO.astype(np.int32), PHOTO.astype(np.float16), 3, PHOTO[..., :2], PHOTO[:0], PHOTO[None, None],
+    torch.zeros(2, 8, 8), torch.zeros(3, 8),
     torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(0, 3, 8, 8)])
 def test_other_inputs_are_refused(model, image):
     with pytest.raises(ValueError, match="enhance takes"):
@@ -125,92 +108,62 @@ def test_colour_is_refused_by_a_grey_network(checkpoints):
         enhance(load_model(checkpoints / "grey.safetensors"), PHOTO)
 
 
-def test_an_output_that_is_not_finite_is_an_error(model):
+def test_an_output_that_is_not_finite_is_an_error():
+    wild = filled(create_model("mcu"))
+    torch.nn.init.constant_(wild.conv_out.bias, 1e30)
     with pytest.raises(FloatingPointError, match="not finite"):
-        enhance(model, torch.full((3, 8, 8), torch.nan))
+        enhance(wild, torch.full((3, 8, 8), 0.5))
+
+
+@pytest.mark.parametrize("image, words", [
+    (DARK * 255, "not from .* to 63.*: scale them"), (DARK - 1, "not from -.*: scale them"),
+    (torch.full((3, 8, 8), torch.nan), "some are not numbers"),
+    (torch.full((3, 8, 8), torch.inf), "to inf: scale them"),
+    (PHOTO.astype(np.float64), "to 58: scale them")])
+def test_values_out_of_range_are_one_clear_error(model, image, words):
+    with pytest.raises(ValueError, match=r"enhance takes floating-point values in \[0, 1\], .*" + words):
+        enhance(model, image)
+
+
+def test_errors_of_rounding_are_no_other_range(model):
+    assert torch.equal(enhance(model, DARK[0] - 1e-6), enhance(model, (DARK[0] - 1e-6).clamp(0)))
+
+
+def test_every_kind_comes_back_as_it_went_in(model, tmp_path):
+    expected = enhance(model, PHOTO)
+    floats = enhance(model, PHOTO / np.float32(255))
+    assert floats.dtype == np.float32 and np.abs(floats * 255 - expected).max() <= 0.501
+    assert enhance(model, PHOTO[..., 0] / 255).dtype == np.float64
+    grey = enhance(model, PHOTO[..., 0] / np.float32(255))
+    assert np.abs(grey * 255 - enhance(model, PHOTO[..., 0])).max() < 1.01
+    picture = Image.fromarray(PHOTO)
+    alpha = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1)))
+    picture.putalpha(alpha)
+    bright = enhance(model, picture)
+    assert bright.mode == "RGBA" and np.array_equal(np.asarray(bright)[..., :3], expected)
+    assert np.array_equal(np.asarray(bright)[..., 3], np.asarray(alpha)) and picture.getpixel((0, 0))[3] == 0
+    turned, exif = Image.fromarray(PHOTO), Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "a.png", exif=exif)
+    for given in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
+        assert np.array_equal(np.asarray(enhance(model, given)), enhance(model, np.rot90(PHOTO, -1)))
+    with pytest.raises(UserError, match="none.png does not exist"):
+        enhance(model, "none.png")
+
+
+def test_strength_goes_from_the_image_to_the_result(model):
+    bright = enhance(model, PHOTO)
+    assert np.array_equal(enhance(model, PHOTO, strength=0), PHOTO)
+    half = PHOTO + (bright.astype(float) - PHOTO) / 2
+    assert np.abs(enhance(model, PHOTO, strength=0.5) - half).max() <= 0.501
+    assert np.array_equal(enhance(model, PHOTO[..., 0], strength=0), PHOTO[..., 0])
+    values = enhance(model, DARK, strength=0.25)
+    torch.testing.assert_close(values, DARK + (enhance(model, DARK) - DARK) / 4)
+    with pytest.raises(ValueError, match="strength must be from 0 to 1"):
+        enhance(model, PHOTO, strength=1.5)
 
 
 # Tiles
-
-
-@pytest.mark.parametrize("tile, overlap", [(32, 0), (32, 8), (32, 16), (33, 13), (40, 3), (64, 32), (100, 50)])
-@pytest.mark.parametrize("config", [PUBLISHED, PRESETS["mcu"]], ids=["published", "mcu"])
-def test_blending_is_exact_for_a_network_without_context(config, tile, overlap):
-    network = Pointwise(config)
-    image = torch.rand(2, 3, 63, 117, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    torch.testing.assert_close(enhance(network.double(), image, tile=tile, overlap=overlap), image.sqrt(),
-                               rtol=0, atol=1e-12)
-    levels = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-    np.testing.assert_array_equal(enhance(network.float(), levels, tile=tile, overlap=overlap),
-                                  enhance(network, levels, tile=0))
-
-
-def test_tiles_fade_into_each_other():
-    """Two tiles of a black and a white half: over the overlap the result is one linear slope, not a step."""
-    image = torch.zeros(3, 64, 96)
-    image[..., 48:] = 1
-    row = enhance(Average(PUBLISHED), image, tile=64, overlap=32)[0, 0]
-    left, right = image[0, 0, :64].mean(), image[0, 0, 32:].mean()
-    torch.testing.assert_close(row[:32], left.expand(32))
-    torch.testing.assert_close(row[64:], right.expand(32))
-    torch.testing.assert_close(row.diff()[32:63], ((right - left) / 32).expand(31))
-
-
-def test_a_tile_as_large_as_the_image_changes_nothing(model):
-    assert torch.equal(enhance(model, DARK, tile=65), enhance(model, DARK, tile=0))
-
-
-def test_real_tiles_are_near_the_whole_image(checkpoints):
-    network = load_model(checkpoints / "published.safetensors")
-    whole, tiled = enhance(network, PHOTO, tile=0), enhance(network, PHOTO, tile=32, overlap=16)
-    difference = np.abs(whole.astype(int) - tiled)
-    assert 0 < difference.mean() < 3  # not equal: attention averages over a tile
-
-
-def test_no_tile_is_larger_than_asked():
-    seen = []
-
-    class Spy(Pointwise):
-        def forward(self, image):
-            seen.append(tuple(image.shape[-2:]))
-            return super().forward(image)
-
-    enhance(Spy(PUBLISHED), np.zeros((130, 301, 3), np.uint8), tile=50, overlap=10)
-    assert len(seen) == 3 * 8 and max(max(shape) for shape in seen) == 50
-
-
-def test_large_images_are_tiled_by_default():
-    paper, mcu = PRESETS["paper"], PRESETS["mcu"]
-    assert default_tile(paper, (1, 3, 600, 600)) == 0
-    assert default_tile(paper, (1, 3, 3000, 4000)) == 640
-    assert default_tile(paper, (8, 3, 600, 600)) == 192
-    assert default_tile(mcu, (1, 3, 3000, 4000)) == 0
-    assert default_tile(MIRNetConfig(n_feat=4096, height=6), (1, 3, 3000, 4000)) == 64
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="measures the peak as Linux tells it")
-def test_default_tile_keeps_its_promise():
-    """The memory that one tile takes, in a process of its own, is what `default_tile` counts on."""
-    code = """if True:
-        import re, torch
-        from mirnet_torch import MIRNet, MIRNetConfig
-        torch.set_num_threads(1)
-        model = MIRNet(MIRNetConfig(n_feat=16, n_RRG=1, n_MSRB=1)).eval()
-        peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
-        with torch.no_grad():
-            model(torch.rand(1, 3, 8, 8))
-            before = peak()
-            model(torch.rand(1, 3, 384, 384))
-        print((peak() - before) / 384 ** 2)"""
-    taken = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
-    side = default_tile(MIRNetConfig(n_feat=16), (1, 3, 5000, 5000))
-    assert side and 0.5 * MEMORY < taken * side ** 2 < 1.1 * MEMORY
-
-
-@pytest.mark.parametrize("tile, overlap", [(4, 0), (7, 0), (-8, 0), (32, 17), (32, -1)])
-def test_tiles_that_cannot_be_are_refused(tile, overlap):
-    with pytest.raises(ValueError, match="tile"):
-        enhance(Pointwise(PUBLISHED), DARK, tile=tile, overlap=overlap)
 
 
 # The command

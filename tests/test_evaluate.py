@@ -15,12 +15,14 @@ from commands import assert_one_error, run
 from golden import filled
 from PIL import Image
 from skimage import data
+from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mirnet_torch import MIRNet, MIRNetConfig, create_model, enhance, load_model, save_model
-from mirnet_torch.data import find_pairs
-from mirnet_torch.evaluate import Scores, evaluate, load_lpips, main, score
-from mirnet_torch.images import camera_size, read_image
+from mirnet_torch.evaluate import evaluate, main
+from mirnet_torch.files.images import camera_size, read_image
+from mirnet_torch.measures.contact_sheet import GAP, LINE, MARGIN
+from mirnet_torch.scenes.sources import find_pairs
 
 SSIM = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2)
 
@@ -56,20 +58,22 @@ def test_scores_are_those_of_the_protocol(folder, model, size):
         if size:
             low, high = camera_size(low, size), camera_size(high, size)
         assert (scores.width, scores.height) == low.shape[1::-1]
-        for image, measured in ((low, scores.input), (enhance(model, low), scores.output)):
-            assert measured.psnr == pytest.approx(peak_signal_noise_ratio(high, image))
-            assert measured.ssim == pytest.approx(structural_similarity(high, image, **SSIM))
-    assert evaluation.output.psnr == pytest.approx(np.mean([pair.output.psnr for pair in evaluation.pairs]))
-    assert evaluation.input.psnr == pytest.approx(np.mean([pair.input.psnr for pair in evaluation.pairs[:2]]))
-    assert evaluation.pairs[2].input.psnr == math.inf
-    assert math.isnan(evaluation.pairs[2].input.ssim) == (size is None)
+        for image, measured in ((low, scores.scores["input"]), (enhance(model, low), scores.scores["output"])):
+            assert measured["psnr"] == pytest.approx(peak_signal_noise_ratio(high, image))
+            assert measured["ssim"] == pytest.approx(structural_similarity(high, image, **SSIM))
+            assert measured["delta_e"] == pytest.approx(deltaE_ciede2000(rgb2lab(high), rgb2lab(image)).mean())
+    inputs, outputs = ([pair.scores[name]["psnr"] for pair in evaluation.pairs] for name in ("input", "output"))
+    assert evaluation.means["output"]["psnr"].mean == pytest.approx(np.mean(outputs))
+    assert evaluation.means["input"]["psnr"].mean == pytest.approx(np.mean(inputs[:2]))
+    assert inputs[2] == math.inf
+    assert math.isnan(evaluation.pairs[2].scores["input"]["ssim"]) == (size is None)
 
 
 def test_identity_network_scores_as_the_input(folder):
     network = MIRNet(MIRNetConfig(n_feat=8, n_RRG=1, n_MSRB=1))
     torch.nn.init.zeros_(network.conv_out.weight)
     evaluation = evaluate(network, find_pairs(folder / "data", "val")[:2])
-    assert evaluation.output == evaluation.input
+    assert repr(evaluation.means["output"]) == repr(evaluation.means["input"])
 
 
 def test_report_holds_the_scores_and_all_one_needs_to_repeat_them(capsys, folder, tmp_path, model):
@@ -79,15 +83,19 @@ def test_report_holds_the_scores_and_all_one_needs_to_repeat_them(capsys, folder
     assert (result.status, result.err) == (0, "")
     evaluation = evaluate(model, find_pairs(folder / "data", "val"))
     lines = result.out.splitlines()
-    assert lines[0].split() == ["image", *"input PSNR input SSIM output PSNR output SSIM".split()]
-    mean = next(line for line in lines if line.startswith("mean of 3")).split()[3:]
-    assert mean == [f"{evaluation.input.psnr:.2f}", f"{evaluation.input.ssim:.4f}",
-                    f"{evaluation.output.psnr:.2f}", f"{evaluation.output.ssim:.4f}"]
+    labels = "PSNR, dB", "SSIM", "dE2000"
+    assert lines[0].split("  ") == ["image", *(f"{which} {label}" for which in ("input", "output") for label in labels)]
+    assert lines[5] == "mean of 3, with 95 % intervals"
+    for name, line in zip(("input", "output"), lines[7:]):
+        means = evaluation.means[name]
+        assert line.split() == [name, f"{means['psnr'].mean:.2f}", f"{means['ssim'].mean:.4f}",
+                                f"{means['delta_e'].mean:.2f}"]
     assert "no ground-truth-mean correction" in result.out
 
     written = json.loads((tmp_path / "new" / "out" / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    assert written["output"] == {"psnr": evaluation.output.psnr, "ssim": evaluation.output.ssim, "lpips": None}
-    assert written["pairs"][2]["input"] == {"psnr": "inf", "ssim": None, "lpips": None}
+    assert written["means"]["output"]["psnr"] == {"mean": evaluation.means["output"]["psnr"].mean, "low": None,
+                                                  "high": None}
+    assert written["pairs"][2]["scores"]["input"] == {"psnr": "inf", "ssim": None, "delta_e": 0.0}
     protocol = written["protocol"]
     assert protocol["checkpoint_sha256"] == hashlib.sha256((folder / "mcu.safetensors").read_bytes()).hexdigest()
     assert protocol["config"] == json.loads(json.dumps(model.config.to_dict())) and protocol["size"] is None
@@ -96,14 +104,15 @@ def test_report_holds_the_scores_and_all_one_needs_to_repeat_them(capsys, folder
     with open(tmp_path / "new" / "out" / "evaluation.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["2", "10", "11"]
-    assert float(rows[0]["output_psnr"]) == evaluation.pairs[0].output.psnr
+    assert float(rows[0]["output_psnr"]) == evaluation.pairs[0].scores["output"]["psnr"]
     assert rows[2]["input_psnr"] == "inf" and rows[2]["input_ssim"] == ""
 
     sheet = read_image(tmp_path / "new" / "out" / "contact_sheet.png")
     low, high = (read_image(folder / "data" / "eval15" / side / "2.png") for side in ("low", "high"))
-    np.testing.assert_array_equal(sheet[16:106, :135], low)
-    np.testing.assert_array_equal(sheet[16:106, 139:274], enhance(model, low))
-    np.testing.assert_array_equal(sheet[16:106, 278:413], high)
+    top = MARGIN + 2 * LINE  # below the heads and the text of the row
+    for column, picture in enumerate((low, enhance(model, low), high)):
+        left = MARGIN + column * (135 + GAP)
+        np.testing.assert_array_equal(sheet[top:top + 90, left:left + 135], picture)
 
     before = (tmp_path / "new" / "out" / "evaluation.json").read_bytes()
     result = run(capsys, main, *options)
@@ -121,38 +130,8 @@ def test_module_runs_from_a_shell_at_camera_size_and_on_the_other_split(folder):
     assert "mean of 1" in done.stdout and "box filter to 40x30" in done.stdout
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
-def test_lpips_is_measured_where_its_weights_are(folder, model, monkeypatch):
-    """With random weights for AlexNet, which are not at hand: equal images are at 0, darker ones farther away."""
-    lpips = pytest.importorskip("lpips")
-    torch.manual_seed(0)
-    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    monkeypatch.setattr(lpips, "LPIPS", lambda **options: network)
-    metric = load_lpips()
-    truth = data.astronaut()[:64, 200:264]
-    assert score(truth, truth, metric) == Scores(math.inf, 1.0, 0.0)
-    assert 0 < metric(truth // 2, truth) < metric(truth // 8, truth)
-    assert math.isnan(metric(truth[:31], truth[:31])) and math.isfinite(metric(truth[:32, :32], truth[:32, :32]))
-    evaluation = evaluate(model, find_pairs(folder / "data", "val"), lpips=metric)
-    assert evaluation.output.lpips == pytest.approx(np.mean([pair.output.lpips for pair in evaluation.pairs[:2]]))
-
-
-def test_lpips_without_its_weights_is_one_error(capsys, folder, monkeypatch, tmp_path):
-    pytest.importorskip("lpips")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no server listens there
-    result = run(capsys, main, "--data", folder / "data", "--checkpoint", folder / "mcu.safetensors", "--lpips")
-    assert_one_error(result.status, result.err, "AlexNet's weights", str(tmp_path))
-
-
 def test_missing_scikit_image_is_one_error(capsys, folder, monkeypatch):
-    monkeypatch.delitem(sys.modules, "mirnet_torch.data")
+    monkeypatch.delitem(sys.modules, "mirnet_torch.scenes.sources")
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     result = run(capsys, main, "--data", folder / "data", "--checkpoint", folder / "mcu.safetensors")
     assert_one_error(result.status, result.err, "skimage", 'pip install "mirnet-torch[train]"')
-
-
-def test_lpips_without_its_package_is_one_error(capsys, folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lpips", None)
-    result = run(capsys, main, "--data", folder / "data", "--checkpoint", folder / "mcu.safetensors", "--lpips")
-    assert_one_error(result.status, result.err, "lpips", "pip install")

@@ -61,7 +61,7 @@ def test_a_compact_network_without_a_head_has_the_earlier_one():
 
 
 def test_unknown_kinds_and_fields_are_named():
-    with pytest.raises(ValueError, match="network must be one of mirnet, compact, not 'unet'"):
+    with pytest.raises(ValueError, match="network must be one of mirnet, compact, photo, not 'unet'"):
         config_from_dict({"network": "unet"})
     with pytest.raises(TypeError, match="depth"):
         config_from_dict({"depth": 3})

@@ -24,8 +24,9 @@ from conversion.bridge.graph import Graph
 from conversion.bridge.onnx_export import export_onnx
 from conversion.bridge.runtimes import Stage, TorchStage, open_stage, output_shape, quantised
 from conversion.bridge.target import check, find_target
-from conversion.bridge.tflite import ConversionError, to_tflite
-from mirnet_torch.cli import UserError
+from conversion.bridge.tflite import checked_calibration, to_tflite
+from conversion.bridge.tflite_file import ConversionError
+from mirnet_torch.cli import UserError, make_folder
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Artefacts:
 
 def convert(network: nn.Module, input_shape: tuple[int, int, int], calibration: np.ndarray,
             folder: str | os.PathLike[str], *, target: str = "litert", name: str = "model",
-            metadata: dict[str, str] | None = None, golden: np.ndarray | None = None,
+            quantised: Sequence[str] = (), metadata: dict[str, str] | None = None, golden: np.ndarray | None = None,
             extra: Callable[[Graph], Extra] = lambda graph: Extra(), arena_limit: int | None = None,
             flash_limit: int | None = None, on_step: Callable[[str], None] = lambda step: None) -> Artefacts:
     """Convert a module to ONNX, TFLite and, where the target asks for them, C arrays.
@@ -52,10 +53,11 @@ def convert(network: nn.Module, input_shape: tuple[int, int, int], calibration: 
         network: takes one tensor (1, channels, rows, columns) in [0, 1] and returns one 4-D tensor of any range.
         input_shape: (rows, columns, channels).
         calibration: inputs like those the model will be used on, float32 (N, rows, columns, channels) in [0, 1], N at
-            least 2.
-        folder: an existing folder for the files.
+            least 2; or what NumPy makes this of, a tensor or a list.
+        folder: for the files; created if needed.
         target: a name of `target.TARGETS`: the runtime whose contract the int8 model must keep.
         name: of the files, without suffix.
+        quantised: names of the modules that the int8 model computes in integers; none: all, input and output too.
         metadata: properties of the ONNX file.
         golden: the input (1, rows, columns, channels) of the golden vectors; None: the first of `calibration`.
         extra: called with the graph of the int8 model; returns more C++ for model_data.
@@ -68,26 +70,42 @@ def convert(network: nn.Module, input_shape: tuple[int, int, int], calibration: 
             the contract of the target or a limit.
     """
     folder, chosen = Path(folder), find_target(target)
+    check_network(network, input_shape)
+    calibration = checked_calibration(calibration, input_shape)
+    make_folder(folder)
     on_step("ONNX")
     output_shape(network, input_shape)  # its message is clearer than the exporter's
     onnx = folder / f"{name}.onnx"
     export_onnx(network, onnx, input_shape=input_shape, metadata=metadata or {})
     on_step("TFLite")
     try:
-        files = to_tflite(onnx, folder, calibration=calibration)
+        files = to_tflite(onnx, folder, calibration=calibration, quantised=quantised)
     except ConversionError as error:
         raise UserError(str(error)) from error
     on_step("contract")
-    graph = check(files.int8, chosen)
+    graph = check(files.int8, chosen, quantised=quantised)
     costs = cost(graph)
     check_fit(costs, arena_limit=arena_limit, flash_limit=flash_limit)
     on_step("C arrays")
     c_files: tuple[Path, ...] = ()
     if chosen.c_arrays:
-        codes, answer = _golden_vectors(files.int8, graph, calibration[:1] if golden is None else golden)
+        codes, answer = golden_vectors(files.int8, graph, calibration[:1] if golden is None else golden)
         c_files = (*c_array.write_model_data(files.int8, folder, graph=graph, cost=costs, extra=extra(graph)),
                    *c_array.write_golden_vectors(folder, graph=graph, golden_input=codes, golden_output=answer))
     return Artefacts(onnx, files.float32, files.float16, files.int8, c_files, graph, costs)
+
+
+def check_network(network: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """Raise a UserError unless a network is a module with finite weights and its input has three sides."""
+    if not isinstance(network, nn.Module):
+        raise UserError(f"the network must be a torch.nn.Module, not a {type(network).__name__}: put it into the "
+                        "forward of one")
+    if len(input_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in input_shape):
+        raise UserError(f"input_shape must be (rows, columns, channels), three whole numbers, not {input_shape}")
+    for name, row in network.state_dict().items():
+        if row.is_floating_point() and not row.isfinite().all():
+            raise UserError(f"the weights {name} hold values that are not finite (NaN or infinity): train the network "
+                            "anew, or load other weights")
 
 
 STEPS = ("ONNX", "TFLite", "contract", "C arrays")
@@ -109,7 +127,7 @@ def check_fit(costs: Cost, *, arena_limit: int | None, flash_limit: int | None) 
                         + "; take a smaller --size or network, or raise --arena-limit")
 
 
-def _golden_vectors(int8: Path, graph: Graph, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def golden_vectors(int8: Path, graph: Graph, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the int8 codes of an input and of tflite-micro's output for it."""
     (image,) = graph.inputs
     codes = quantised(picture, image)
@@ -122,8 +140,8 @@ class Tolerance:
     """How far a stage may be from the one before.
 
     `measure` says what `limit` limits: "max", the largest difference; "mean steps", the mean difference in
-    quantisation steps of the output; "bytes", the number of bytes that differ; "SQNR", in dB, where the limit is the
-    least value.
+    quantisation steps of the output, or of a picture of 8 bits; "bytes", the number of bytes that differ; "SQNR", in
+    dB, where the limit is the least value.
     """
 
     measure: str
@@ -133,7 +151,7 @@ class Tolerance:
         """Return whether a difference is within the tolerance; `step` is the output's quantisation step."""
         if self.measure == "SQNR":
             return difference.sqnr_db >= self.limit
-        return {"max": difference.max, "mean steps": difference.mean / (step or 1.0),
+        return {"max": difference.max, "mean steps": difference.mean / (step or LEVEL),
                 "bytes": float(difference.differing)}[self.measure] <= self.limit
 
     @property
@@ -146,12 +164,16 @@ class Tolerance:
                 "bytes": f"{self.limit:.0f} differing bytes", "SQNR": f"SQNR >= {self.limit:g} dB"}[self.measure]
 
 
+LEVEL = 1 / 255  # step of a picture of 8 bits
+
 TOLERANCES = {
     "deployable form": Tolerance("max", 2e-5),
     "ONNX": Tolerance("max", 1e-5),
+    "ONNX, any size": Tolerance("max", 3e-5),  # from PyTorch, as far as the two stages before it together
     "TFLite float32": Tolerance("max", 1e-4),
     "TFLite float16": Tolerance("SQNR", 40),
     "TFLite int8": Tolerance("mean steps", 2),
+    "TFLite int8, partly": Tolerance("mean steps", 2),  # float pictures: steps of 8 bits
     # Only for the board: its contract excludes the operators that may round differently.
     "int8, tflite-micro": Tolerance("bytes", 0),
     "C array, tflite-micro": Tolerance("bytes", 0),
@@ -198,7 +220,7 @@ class Row:
 
 
 def stages(network: nn.Module, input_shape: tuple[int, int, int], artefacts: Artefacts, *,
-           original: tuple[nn.Module, str] | None = None, slow: str = "") -> list[Link]:
+           original: tuple[nn.Module, str] | None = None, slow: str = "", partly: bool = False) -> list[Link]:
     """List the stages of a conversion.
 
     Args:
@@ -207,6 +229,7 @@ def stages(network: nn.Module, input_shape: tuple[int, int, int], artefacts: Art
         artefacts: the result of `convert` for it.
         original: the module that `network` was rewritten from, and the name of its method that computes the same.
         slow: why the reference kernels, which are a hundred times slower, are not run; "": they are run.
+        partly: the int8 model is integer in parts; microcontrollers and their kernels do not run it.
     """
     files, links = artefacts, []
 
@@ -223,7 +246,9 @@ def stages(network: nn.Module, input_shape: tuple[int, int, int], artefacts: Art
     start = add("ONNX", start, lambda: open_stage(files.onnx))
     float32 = add("TFLite float32", start, lambda: open_stage(files.float32))
     add("TFLite float16", float32, lambda: open_stage(files.float16))
-    int8 = add("TFLite int8", float32, lambda: open_stage(files.int8))
+    int8 = add("TFLite int8, partly" if partly else "TFLite int8", float32, lambda: open_stage(files.int8))
+    if partly:
+        return links
     reference = add("int8, reference kernels", int8, lambda: open_stage(files.int8, runtime="litert-reference"),
                     skipped=slow)
     micro = add("int8, tflite-micro", reference, lambda: open_stage(files.int8, runtime="tflite-micro"),

@@ -13,7 +13,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from mirnet_torch.cli import UserError
 
@@ -160,6 +160,12 @@ def _operator(schema: Any, model: Any, source: Any, index: int, tensors: tuple[T
     inputs = tuple(None if i < 0 else tensors[i] for i in source.InputsAsNumpy())
     outputs = tuple(tensors[i] for i in source.OutputsAsNumpy())
     return Operator(index, name, code.Version(), inputs, outputs, "" if activation == "NONE" else activation, strides)
+
+
+def is_within(name: str, modules: Sequence[str]) -> bool:
+    """Return whether a tensor was computed in one of the PyTorch modules, or in a module below one."""
+    module = module_of(name)
+    return any(module == other or module.startswith(f"{other}.") for other in modules)
 
 
 def module_of(name: str) -> str:

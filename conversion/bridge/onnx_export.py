@@ -44,16 +44,7 @@ def export_onnx(network: nn.Module, path: str | os.PathLike[str], *, input_shape
     """
     rows, columns, channels = input_shape
     traced = _with_unique_scopes(network).float().cpu()
-    buffer: Any = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(traced, (torch.zeros(1, channels, rows, columns),), buffer, dynamo=False,
-                              opset_version=OPSET, input_names=["core"], output_names=["maps"])
-        except torch.onnx.errors.UnsupportedOperatorError as error:
-            raise UserError(f"the network cannot be exported: {str(error).splitlines()[0]} Write that module with "
-                            "convolutions, pools and elementwise arithmetic") from None
-    model = onnx.load_from_string(buffer.getvalue())
+    model = trace(traced, (torch.zeros(1, channels, rows, columns),), inputs=["core"], output="maps")
     _rename(model.graph, traced)
     model = _simplified(model)
     model.graph.name = "network"
@@ -63,6 +54,32 @@ def export_onnx(network: nn.Module, path: str | os.PathLike[str], *, input_shape
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def trace(module: nn.Module, arguments: tuple[torch.Tensor, ...], *, inputs: list[str], output: str,
+          axes: dict[str, dict[int, str]] | None = None) -> onnx.ModelProto:
+    """Return what the exporter makes of a module.
+
+    Args:
+        module: returns one tensor.
+        arguments: examples of its inputs.
+        inputs: their names.
+        output: its name.
+        axes: names of the sides that vary, by input or output and axis.
+
+    Raises:
+        UserError: the module has an operator that ONNX does not have.
+    """
+    buffer: Any = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(module, arguments, buffer, dynamo=False, opset_version=OPSET, input_names=inputs,
+                              output_names=[output], dynamic_axes=axes)
+        except torch.onnx.errors.UnsupportedOperatorError as error:
+            raise UserError(f"the network cannot be exported: {str(error).splitlines()[0]} Write that module with "
+                            "convolutions, pools and elementwise arithmetic") from None
+    return onnx.load_from_string(buffer.getvalue())
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:

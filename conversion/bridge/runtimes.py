@@ -26,7 +26,7 @@ from conversion.bridge.graph import Graph
 from conversion.bridge.graph import Tensor as GraphTensor
 from conversion.bridge.graph import read_graph
 from conversion.bridge.onnx_export import load_onnx
-from conversion.bridge.tflite import opened
+from conversion.bridge.tflite_file import opened
 from mirnet_torch.cli import UserError
 
 RUNTIMES = ("litert", "litert-reference", "tflite-micro")
@@ -37,7 +37,7 @@ class Stage:
     """One stage of the conversion, ready to run. Arrays are always NHWC."""
 
     name: str  # "PyTorch", "ONNX", "TFLite float32", "TFLite int8 (tflite-micro)" ...
-    input_shape: tuple[int, ...]  # (rows, columns, channels) of the core input
+    input_shape: tuple[int, ...]  # (rows, columns, channels) of the core input; 0 where any is taken
     output_shape: tuple[int, ...]
     integer = False  # True: input and output are int8
     scale = 0.0  # of the output if `integer`
@@ -56,7 +56,7 @@ class Stage:
             ValueError: the input does not have the shape of the stage.
         """
         core = np.asarray(core, np.float32)
-        if core.ndim != 4 or core.shape[1:] != self.input_shape:
+        if core.ndim != 4 or any(given != side for given, side in zip(core.shape[1:], self.input_shape) if side):
             raise ValueError(f"{self.name} takes arrays of shape (N, {', '.join(map(str, self.input_shape))}), "
                              f"not {core.shape}")
         return np.concatenate([self._invoke(sample[None]) for sample in core])

@@ -12,15 +12,15 @@ Two targets:
   MEAN and SUM (rounded differently), FULLY_CONNECTED (LiteRT requantises in float since 2.20; a 1x1 convolution does
   the same), PRELU, LOGISTIC and TANH. MUL is allowed: its multiplier is computed in float or in double, which changes
   about one result in a million by one step.
-* `litert`: LiteRT on larger devices. No Flex operators, everything int8.
+* `litert`: LiteRT on larger devices. No Flex operators, everything int8, or some modules and the rest in float.
 """
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Callable, Iterator, Mapping
+from typing import Callable, Iterator, Mapping, Sequence
 
-from conversion.bridge.graph import Graph, Operator, Tensor, module_of, read_graph
+from conversion.bridge.graph import Graph, Operator, Tensor, is_within, module_of, read_graph
 from mirnet_torch.cli import UserError
 
 _TFLM = {  # operator: (highest version of its int8 kernel, method of MicroMutableOpResolver)
@@ -44,9 +44,10 @@ _TFLM = {  # operator: (highest version of its int8 kernel, method of MicroMutab
     "TRANSPOSE_CONV": (3, "AddTransposeConv"),
 }
 _LITERT = {operator: version for operator, (version, _) in _TFLM.items()} | {
-    "FULLY_CONNECTED": 5, "GATHER": 2, "HARD_SWISH": 1, "LEAKY_RELU": 2, "LOGISTIC": 2, "MAXIMUM": 2, "MEAN": 2,
-    "MINIMUM": 2, "MIRROR_PAD": 2, "PADV2": 2, "PRELU": 1, "QUANTIZE": 2, "RESHAPE": 1, "SLICE": 2, "SPLIT": 2,
-    "SPLIT_V": 2, "STRIDED_SLICE": 2, "SUM": 2, "TANH": 2, "TRANSPOSE": 2, "TRANSPOSE_CONV": 4,
+    "ABS": 1, "DEQUANTIZE": 2, "DIV": 2, "EXP": 2, "FULLY_CONNECTED": 5, "GATHER": 2, "HARD_SWISH": 1, "LEAKY_RELU": 2,
+    "LOG": 2, "LOGISTIC": 2, "MAXIMUM": 2, "MEAN": 2, "MINIMUM": 2, "MIRROR_PAD": 2, "NEG": 1, "PADV2": 2, "PRELU": 1,
+    "QUANTIZE": 2, "RESHAPE": 1, "SLICE": 2, "SPLIT": 2, "SPLIT_V": 2, "SQRT": 2, "STRIDED_SLICE": 2, "SUM": 2,
+    "TANH": 2, "TRANSPOSE": 2, "TRANSPOSE_CONV": 4,
 }
 # These only move data; for a whole feature map that is a copy which a better graph avoids.
 MOVES = ("GATHER", "RESHAPE", "SLICE", "STRIDED_SLICE", "TRANSPOSE")
@@ -104,26 +105,35 @@ class Violation:
         return f"{self.operator.name} (operator {self.operator.index}{origin}) {self.fault}: {tensors}; {self.fix}"
 
 
-def check(path: str | os.PathLike[str], target: Target) -> Graph:
+def check(path: str | os.PathLike[str], target: Target, *, quantised: Sequence[str] = ()) -> Graph:
     """Read a `.tflite` file and check that a target can run it.
+
+    Args:
+        path: the int8 model.
+        target: where it is to run.
+        quantised: the modules that must be integer, all others float; none: everything must be integer.
 
     Raises:
         UserError: it cannot; the message names the operators, their tensors, the PyTorch modules and the fixes.
     """
     graph = read_graph(path)
-    found = violations(graph, target)
+    if quantised and target.c_arrays:
+        raise UserError(f"{target.name} computes in integers only, this network partly in float: take --target litert")
+    found = violations(graph, target, quantised=quantised)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UserError(f"the model breaks the contract of {target.name}: {' | '.join(map(str, found[:3]))}{more}")
     return graph
 
 
-def violations(graph: Graph, target: Target) -> list[Violation]:
-    """List everything in a graph that a target cannot run, in execution order."""
+def violations(graph: Graph, target: Target, *, quantised: Sequence[str] = ()) -> list[Violation]:
+    """List everything in a graph that a target cannot run, in execution order; `quantised` is that of `check`."""
     found = []
     for operator in graph.operators:
         module = next(filter(None, (module_of(tensor.name) for tensor in operator.outputs)), "")
-        for rule in _RULES:
+        floating = quantised and (operator.name in ("QUANTIZE", "DEQUANTIZE") or not is_within(f"{module}/", quantised)
+                                  and bool(module or operator.name not in CONVOLUTIONS))
+        for rule in _RULES_OF_FLOAT if floating else _RULES:
             broken = [Violation(operator, fault, tensors, module, fix)
                       for fault, tensors, fix in rule(operator, target)]
             found += broken
@@ -153,7 +163,7 @@ def _known_operator(operator: Operator, target: Target) -> _Faults:
                "rewrite that module with these, or choose another --target")
     elif operator.version > target.versions[operator.name]:
         yield (f"has version {operator.version}, {target.name} knows {target.versions[operator.name]}",
-               operator.outputs, "it asks for more than int8 with rank 4: look at its types and shapes")
+               operator.outputs, "it asks for more than int8, rank 4, one group: look at its types, shapes, groups")
 
 
 def _int8_everywhere(operator: Operator, target: Target) -> _Faults:
@@ -209,6 +219,7 @@ def _symmetric_weights(operator: Operator, target: Target) -> _Faults:
 
 _RULES: tuple[Callable[[Operator, Target], _Faults], ...] = (
     _known_operator, _int8_everywhere, _rank, _moves, _equal_scales, _fixed_outputs, _symmetric_weights)
+_RULES_OF_FLOAT = (_known_operator, _rank)
 
 
 def is_feature_map(tensor: Tensor) -> bool:

@@ -7,25 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from conversion.mirnet.identities import (clamp, convolution, hard_sigmoid_scale, scaled, shifted, split_inputs, times,
-                                          whole_map_mean)
+                                          whole_map_mean, whole_map_peak)
 from mirnet_torch.compact import HardSKFF, PeakChannelAttention
 from mirnet_torch.model import DAU, SKFF, ChannelAttention, total
 
+MapSize = tuple[int, int] | None  # (rows, columns) of maps; None: any
 JOINED = 16384  # a DAU keeps a concatenation of at most so many values; a larger one would be the peak of memory
 
 
 class DeployableCA(nn.Module):
-    """Channel attention without the last factor of its gate. Identities: `whole_map_mean`, `shifted`.
+    """Channel attention without its gate's last factor, 1/6. Identities: `whole_map_mean` and `_peak`, `shifted`."""
 
-    The maximum over a map of known size is a max pool whose window is the map.
-    """
-
-    def __init__(self, attention: ChannelAttention | PeakChannelAttention, size: tuple[int, int]) -> None:
+    def __init__(self, attention: ChannelAttention | PeakChannelAttention, size: MapSize) -> None:
         super().__init__()
         layers: Any = attention.conv_du
         squeeze, relu, excite, gate = layers
         self.mean = whole_map_mean(size)
-        self.peak = nn.MaxPool2d(size) if isinstance(attention, PeakChannelAttention) else None
+        self.peak = whole_map_peak(size) if isinstance(attention, PeakChannelAttention) else None
         self.conv_du = nn.Sequential(squeeze, relu, shifted(excite, gate), clamp(gate))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,11 +45,11 @@ class DeployableDAU(nn.Module):
 
     Args:
         unit: the unit to rewrite.
-        spatial: its spatial attention, rewritten, without the last factor of its gate.
-        size: (rows, columns) of its maps.
+        spatial: its spatial attention, rewritten, without its gate's last factor, 1/6.
+        size: of its maps.
     """
 
-    def __init__(self, unit: DAU, spatial: nn.Module, size: tuple[int, int]) -> None:
+    def __init__(self, unit: DAU, spatial: nn.Module, size: MapSize) -> None:
         super().__init__()
         channels = unit.conv1x1.out_channels
         self.body = unit.body
@@ -59,7 +57,7 @@ class DeployableDAU(nn.Module):
         self.SA, self.CA = spatial, DeployableCA(attention, size)
         scale = hard_sigmoid_scale(attention.conv_du[-1])  # both attentions of a unit have the same gate
         of_spatial, of_channel = (scaled(conv, scale) for conv in split_inputs(unit.conv1x1, (channels, channels)))
-        self.joined = 2 * channels * size[0] * size[1] <= JOINED
+        self.joined = size is not None and 2 * channels * size[0] * size[1] <= JOINED
         self.conv1x1: Any = nn.ModuleList([of_spatial, of_channel])
         if self.joined:
             self.conv1x1 = convolution(torch.cat([of_spatial.weight, of_channel.weight], 1), like=of_spatial.weight)
@@ -79,7 +77,7 @@ class Squeeze(nn.Module):
     mean(a + b + ...) = mean(a) + mean(b) + ..., so C numbers are added, not maps. Identity: `whole_map_mean`.
     """
 
-    def __init__(self, fusion: SKFF | HardSKFF, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, fusion: SKFF | HardSKFF, sizes: Sequence[MapSize]) -> None:
         super().__init__()
         self.mean = nn.ModuleList(whole_map_mean(size) for size in sizes)
         self.conv_du = fusion.conv_du
@@ -96,7 +94,7 @@ class TwoStreamSKFF(nn.Module):
     difference of their weights.
     """
 
-    def __init__(self, fusion: SKFF | HardSKFF, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, fusion: SKFF | HardSKFF, sizes: Sequence[MapSize]) -> None:
         super().__init__()
         gate = nn.Hardsigmoid() if isinstance(fusion, HardSKFF) else nn.Sigmoid()
         layers: Any = fusion.fcs

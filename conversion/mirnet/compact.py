@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.mirnet.blocks import DeployableDAU, TwoStreamSKFF
+from conversion.mirnet.blocks import DeployableDAU, MapSize, TwoStreamSKFF
 from conversion.mirnet.identities import clamp, convolution, product, shifted, split_inputs
 from mirnet_torch.compact import CompactMIRNet, CompactMSRB, ProjectedSpatialAttention
 
@@ -25,8 +25,8 @@ class DeployableCompact(nn.Module):
     """The module that is exported: `CompactMIRNet.core` with rewritten blocks.
 
     Shape:
-        Cells (1, C * cell**2, H / cell, W / cell) in [0, 1] -> maps (1, C (C + 2), H / cell, W / cell), for the H and
-        W that `deployable` was given.
+        Cells (1, C * cell**2, H / cell, W / cell) in [0, 1] -> maps (1, 3 + C (C + 1), H / cell, W / cell), for the H
+        and W that `deployable` was given, or for all.
     """
 
     def __init__(self, conv_in: nn.Module, body: nn.Module, conv_out: nn.Module) -> None:
@@ -37,8 +37,8 @@ class DeployableCompact(nn.Module):
         return self.conv_out(self.body(self.conv_in(cells)))
 
 
-def deployable(model: CompactMIRNet, *, height: int, width: int) -> DeployableCompact:
-    """Rewrite a trained network for images of one size; the network itself is not changed.
+def deployable(model: CompactMIRNet, *, height: int | None, width: int | None) -> DeployableCompact:
+    """Rewrite a trained network for images of one size (None: of any); the network itself is not changed.
 
     One convolution replaces everything after the last SKFF: with p = concat(x, a, b) and the block's tail T,
     conv_out(x + B (T p) + bias) is linear in p, and x is part of p. The data type is that of the network. Both sides
@@ -49,14 +49,15 @@ def deployable(model: CompactMIRNet, *, height: int, width: int) -> DeployableCo
     tail = product(last, tail_of(block))
     channels = len(tail.weight)
     tail.weight[:, :channels, 0, 0] += torch.eye(channels).to(tail.weight)
-    streams = ParallelStreams(block, (height // model.config.cell, width // model.config.cell))
+    size = None if height is None or width is None else (height // model.config.cell, width // model.config.cell)
+    streams = ParallelStreams(block, size)
     # The modules keep their names.
     body = nn.Sequential(nn.Sequential(OrderedDict(body=nn.Sequential(streams))))
     return DeployableCompact(net.conv_in, body, LinearTail(product(net.conv_out, tail), streams.enlarge))
 
 
 class DeployableProjectedSA(nn.Module):
-    """Spatial attention from one convolution, without the last factor of its gate. Identity: `shifted`."""
+    """Spatial attention from one convolution, without its gate's last factor, 1/6. Identity: `shifted`."""
 
     def __init__(self, attention: ProjectedSpatialAttention) -> None:
         super().__init__()
@@ -68,29 +69,44 @@ class DeployableProjectedSA(nn.Module):
 
 
 class ParallelStreams(nn.Module):
-    """An MSRB of two streams without the 1x1 convolution at its end: x -> x, a, v.
+    """The streams of an MSRB from `finest` on, without the 1x1 convolution at its end: x -> x, a, v.
 
-    a and b = up(v) are the two terms of the SKFF; the rest, `LinearTail`, is linear.
+    a and b = up(v) are the two terms of the finest SKFF; the rest, `LinearTail`, is linear.
 
     Identities: bilinear enlarging by two without aligned corners treats all channels the same and counts all positions
     equally, so mean(up(v)) = mean(v), and up(v) * w = up(v * w) for one weight w per channel.
     """
 
-    def __init__(self, block: CompactMSRB, size: tuple[int, int]) -> None:
+    def __init__(self, block: CompactMSRB, size: MapSize, finest: int = 0) -> None:
         super().__init__()
-        full, half = size, (size[0] // 2, size[1] // 2)
+        full, half = size, None if size is None else (size[0] // 2, size[1] // 2)
         parts: Any = block
-        self.blocks = nn.ModuleList(DeployableDAU(unit, DeployableProjectedSA(unit.SA), own)
-                                    for (unit,), own in zip(parts.blocks, (full, half)))
-        (self.down,) = parts.down.values()
-        self.last_up, self.enlarge = parts.last_up["1"].body[0]
-        self.selective_kernel = nn.ModuleList([TwoStreamSKFF(parts.selective_kernel[0], (full, half))])
+        (of_full,), (of_half,), *coarser = parts.blocks[finest:]
+        self.blocks = nn.ModuleList([
+            DeployableDAU(of_full, DeployableProjectedSA(of_full.SA), full),
+            FusedStreams(block, half, finest + 1) if coarser else
+            DeployableDAU(of_half, DeployableProjectedSA(of_half.SA), half)])
+        self.down = list(parts.down.values())[finest]
+        self.last_up, self.enlarge = parts.last_up[str(finest + 1)].body[0]
+        self.selective_kernel = nn.ModuleList([TwoStreamSKFF(parts.selective_kernel[finest], (full, half))])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fuse: Any = self.selective_kernel[0]
         full = self.blocks[0](x)
         half = self.blocks[1](self.down(full))
         return x, *fuse.weighted(full, self.last_up(half))
+
+
+class FusedStreams(nn.Module):
+    """The streams of an MSRB from `finest` on: x -> what their last SKFF returns."""
+
+    def __init__(self, block: CompactMSRB, size: MapSize, finest: int = 0) -> None:
+        super().__init__()
+        self.streams = ParallelStreams(block, size, finest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, own, other = self.streams(x)
+        return own + self.streams.enlarge(other)
 
 
 class LinearTail(nn.Module):

@@ -5,7 +5,7 @@
 An int8 tensor has one scale for all its channels. A channel with a tenth of the largest range has a tenth of the steps.
 So every channel c is multiplied by s[c] > 0 in the convolution that computes it, and divided by s[c] in those that read
 it. All operations in between commute with a positive factor: sums, gates, means, maxima, enlarging, ReLU. The network
-computes the same function, up to rounding.
+computes the same function, up to rounding. `photo` has two such networks, which are equalised one by one.
 
 Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.1.
 Departures: ranges are measured on images, and all layers that a skip connection joins have the same scales.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mirnet_torch.compact import CompactMSRB, ProjectedSpatialAttention
 from mirnet_torch.model import DAU, ResidualDown, ResidualUp, SpatialAttention
+from mirnet_torch.photo import PhotoMIRNet
 from mirnet_torch.presets import Network
 
 LARGEST = 32.0  # largest scale, for channels that are nearly always 0
@@ -35,39 +36,54 @@ def equalised(model: Network, images: Tensor) -> Network:
         images: (B, C, H, W) in [0, 1], like those it will be used on; sides are multiples of `model.multiple`.
     """
     net = copy.deepcopy(model).eval()
-    groups: Any = net.body
-    blocks: list[Any] = [block for group in groups for block in group.body[:-1]]
-    levels: dict[tuple[int, int], _Ranges] = defaultdict(_Ranges)  # by block and stream; all blocks share stream 0
-    inside: dict[DAU, tuple[_Ranges, _Ranges]] = {}  # after a DAU's first convolution, after its second
-    handles = []
-    for number, block in enumerate(blocks):
-        for stream, column in enumerate(block.blocks):
-            unit = column[0]
-            hidden, features = inside[unit] = _Ranges(), _Ranges()
-            handles += _watch(unit, levels[number if stream else 0, stream], hidden, features)
+    parts = [_Equaliser(net), *([_Equaliser(net.detail)] if isinstance(net, PhotoMIRNet) else [])]
     for image in images:
-        net.core(net.to_core(image[None]))
-    for handle in handles:
-        handle.remove()
-
-    main = levels[0, 0].scales()
-    _scale(net.conv_in, made=main)
-    for group in groups:
-        _scale(group.body[-1], taken=main, made=main)
-    _scale(net.conv_out, taken=main)
-    for number, block in enumerate(blocks):
-        streams = [main] + [levels[number, stream].scales() for stream in range(1, len(block.blocks))]
-        _scale(block.conv_out, taken=main, made=main)
-        for scales, column in zip(streams, block.blocks):
-            _scale_unit(column[0], scales, *inside[column[0]])
-        for scales, fusion in zip(streams, block.selective_kernel):
-            _scale(fusion.conv_du[0], taken=scales)
-        for source, target, path in _paths(block):
-            for conv in _ends(path.body[0])[0]:
-                _scale(conv, taken=streams[source])
-            for conv in _ends(path.body[-1])[1]:
-                _scale(conv, made=streams[target])
+        if isinstance(net, PhotoMIRNet):
+            net(image[None])
+        else:
+            net.core(net.to_core(image[None]))
+    for part in parts:
+        part.apply()
     return net
+
+
+class _Equaliser:
+    """Watches a network (conv_in, body, conv_out) until `apply` changes its weights, in place."""
+
+    def __init__(self, net: Any) -> None:
+        self.net = net
+        self.blocks: list[Any] = [block for group in net.body for block in group.body[:-1]]
+        # By block and stream; all blocks share stream 0.
+        self.levels: dict[tuple[int, int], _Ranges] = defaultdict(_Ranges)
+        # After a DAU's first convolution, after its second.
+        self.inside: dict[DAU, tuple[_Ranges, _Ranges]] = {}
+        self.handles: list[Any] = []
+        for number, block in enumerate(self.blocks):
+            for stream, column in enumerate(block.blocks):
+                unit = column[0]
+                hidden, features = self.inside[unit] = _Ranges(), _Ranges()
+                self.handles += _watch(unit, self.levels[number if stream else 0, stream], hidden, features)
+
+    def apply(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        main = self.levels[0, 0].scales()
+        _scale(self.net.conv_in, made=main)
+        for group in self.net.body:
+            _scale(group.body[-1], taken=main, made=main)
+        _scale(self.net.conv_out, taken=main)
+        for number, block in enumerate(self.blocks):
+            streams = [main] + [self.levels[number, stream].scales() for stream in range(1, len(block.blocks))]
+            _scale(block.conv_out, taken=main, made=main)
+            for scales, column in zip(streams, block.blocks):
+                _scale_unit(column[0], scales, *self.inside[column[0]])
+            for scales, fusion in zip(streams, block.selective_kernel):
+                _scale(fusion.conv_du[0], taken=scales)
+            for source, target, path in _paths(block):
+                for conv in _ends(path.body[0])[0]:
+                    _scale(conv, taken=streams[source])
+                for conv in _ends(path.body[-1])[1]:
+                    _scale(conv, made=streams[target])
 
 
 class _Ranges:
@@ -130,9 +146,10 @@ def _scale(conv: Any, *, taken: Tensor | None = None, made: Tensor | None = None
 
 def _paths(block: Any) -> list[tuple[int, int, Any]]:
     """Return (source stream, target stream, module) of every module that resamples a stream to another resolution."""
-    back = [(int(j), 0, path) for j, path in block.last_up.items()]
     if isinstance(block, CompactMSRB):
-        return [(0, 1, path) for path in block.down.values()] + back
+        return ([(j, j + 1, path) for j, path in enumerate(block.down.values())]
+                + [(int(j), int(j) - 1, path) for j, path in block.last_up.items()])
+    back = [(int(j), 0, path) for j, path in block.last_up.items()]
     streams = range(len(block.widths))
     return [(s, j, block.resampler(s, j)) for s in streams for j in streams if s != j] + back
 

@@ -27,9 +27,14 @@ def channel_mean(channels: int, like: Tensor) -> nn.Conv2d:
     return convolution(torch.full((1, channels, 1, 1), 1 / channels, dtype=torch.float64), like=like)
 
 
-def whole_map_mean(size: tuple[int, int]) -> nn.AvgPool2d:
-    """The mean over a map of known size is an average pool whose window is the map."""
-    return nn.AvgPool2d(size)
+def whole_map_mean(size: tuple[int, int] | None) -> nn.Module:
+    """The mean over a map of known size is an average pool whose window is the map; `size` None: for maps of any."""
+    return nn.AdaptiveAvgPool2d(1) if size is None else nn.AvgPool2d(size)
+
+
+def whole_map_peak(size: tuple[int, int] | None) -> nn.Module:
+    """The maximum over a map of known size is a max pool whose window is the map; `size` None: for maps of any."""
+    return nn.AdaptiveMaxPool2d(1) if size is None else nn.MaxPool2d(size)
 
 
 def split_inputs(conv: nn.Conv2d, parts: Sequence[int]) -> list[nn.Conv2d]:
@@ -79,6 +84,23 @@ def product(outer: nn.Conv2d, inner: nn.Conv2d) -> nn.Conv2d:
     return convolution((second @ first)[..., None, None], bias, like=outer.weight)
 
 
+def over_blocks(conv: nn.Conv2d, block: int) -> nn.Conv2d:
+    """conv(pixel_unshuffle(x, s)) is one convolution of x with stride s and a kernel s times as large."""
+    out, _, side, _ = conv.weight.shape
+    kernel = conv.weight.unflatten(1, (-1, block, block)).permute(0, 1, 4, 2, 5, 3)
+    return convolution(kernel.reshape(out, -1, side * block, side * block), conv.bias, like=conv.weight,
+                       padding=side // 2 * block, stride=block)
+
+
+def by_phase(conv: nn.Conv2d) -> nn.Conv2d:
+    """pixel_shuffle(conv(x), 2) = DepthToSpace(conv'(x)): the same filters, those of one phase side by side."""
+    def ordered(rows: Tensor) -> Tensor:
+        return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
+
+    bias = None if conv.bias is None else ordered(conv.bias)
+    return convolution(ordered(conv.weight), bias, like=conv.weight, padding=conv.padding)
+
+
 class PhaseConvolution(nn.Module):
     """A transposed convolution (kernel 3, stride 2, padding 1, output padding 1) as four convolutions at half the size.
 
@@ -122,10 +144,11 @@ class DepthToSpace(torch.autograd.Function):
         return g.op("DepthToSpace", x, blocksize_i=2, mode_s="DCR")
 
 
-def convolution(weight: Tensor, bias: Tensor | None = None, *, like: Tensor, padding: Any = 0) -> nn.Conv2d:
+def convolution(weight: Tensor, bias: Tensor | None = None, *, like: Tensor, padding: Any = 0,
+                stride: int = 1) -> nn.Conv2d:
     """Return a convolution with these weights, in the data type and on the device of `like`."""
     out_channels, in_channels, rows, columns = weight.shape
-    conv = nn.Conv2d(in_channels, out_channels, (rows, columns), padding=padding, bias=bias is not None)
+    conv = nn.Conv2d(in_channels, out_channels, (rows, columns), stride, padding=padding, bias=bias is not None)
     conv.weight = nn.Parameter(weight.detach().to(like, copy=True).contiguous(), requires_grad=False)
     if bias is not None:
         conv.bias = nn.Parameter(bias.detach().to(like, copy=True), requires_grad=False)

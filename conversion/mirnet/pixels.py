@@ -12,8 +12,8 @@ fractional bits. Square roots come from a table, `ROOTS`, with 3 fractional bits
 
 A pixel has one curve and one division: u and the divisor are levels with 16 fractional bits, below 2**31, r has 14. The
 colour change is a 3x3 matrix of r, since tint[c] r[c] + sum share[c, d] (r[d] - r[c]) has the diagonal
-tint[c] - sum share[c, d]. Its sums stay below 2**31, and `HeadTables.scale` turns them from codes into values. Of its
-product and of some others the high 32 bits count, which a Cortex-M4 computes in one instruction.
+tint[c] - sum share[c, d]. Its sums stay below 2**31, and `HeadTables.scale` turns them from codes into values. Of this
+product and of some others only the high 32 bits are used; a Cortex-M4 computes them in one instruction.
 
 Departures from the formula: k gain is clipped to below 64 (a level of 4 is white then), k root gain to 12.
 `tests/firmware/test_pixels.py` states the distance from floating point. It holds for cells of up to `LARGEST_CELL`
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mirnet_torch import compact
+from mirnet_torch import cli
 from mirnet_torch.cli import UserError
 
 LARGEST_CELL = 5
@@ -38,7 +38,7 @@ INPUT_ZERO_POINT = -128  # the model's input: code = root of the level - 128, sc
 INPUT_CODES = (ROOTS + (1 << ROOT_BITS - 1) >> ROOT_BITS) + INPUT_ZERO_POINT  # by level
 CODES = np.arange(-128, 128)  # all int8 codes; entry code + 128 of a table belongs to `code`
 EXPOSURE_STEPS = 8  # of exposure, in one EV
-LARGEST_EXPOSURE = round(compact.LARGEST_EXPOSURE * EXPOSURE_STEPS)
+LARGEST_EXPOSURE = round(cli.LARGEST_EXPOSURE * EXPOSURE_STEPS)
 BRIGHTER_BITS = 14
 BRIGHTER = np.rint(2.0 ** (np.arange(-LARGEST_EXPOSURE, LARGEST_EXPOSURE + 1) / EXPOSURE_STEPS / 2.2)
                    * (1 << BRIGHTER_BITS)).astype(np.int64)  # k of every exposure

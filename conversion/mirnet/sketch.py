@@ -20,6 +20,7 @@ from conversion.mirnet.pixels import (BRIGHTER, BRIGHTER_BITS, LARGEST_CELL, LAR
                                       WHITE_BITS, head_tables)
 from mirnet_torch.cli import Size, UserError
 from mirnet_torch.compact import CompactConfig
+from mirnet_torch.photo import PhotoConfig
 from mirnet_torch.presets import Config
 
 GENERATED = ("model_data.h", "model_data.cpp", "golden_vectors.h", "golden_vectors.cpp")
@@ -46,6 +47,11 @@ class Sketch:
 
 
 SKETCH = Sketch()
+
+
+def runs_on_board(config: Config) -> bool:
+    """Return whether a network is of the kind that the sketch applies: `mcu` and its like."""
+    return isinstance(config, CompactConfig) and not isinstance(config, PhotoConfig)
 
 
 def check_network(config: Config, size: Size) -> None:

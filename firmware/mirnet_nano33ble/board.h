@@ -1,6 +1,6 @@
 // What the sketch needs from its machine: bytes to and from the computer, a
-// clock, three lamps. board_nano33ble.cpp is for the Arduino Nano 33 BLE; the
-// viewer's simulator has its own.
+// clock, three LEDs, a push button. board_nano33ble.cpp is for the Arduino
+// Nano 33 BLE; the viewer's simulator has its own.
 #ifndef MIRNET_BOARD_H_
 #define MIRNET_BOARD_H_
 
@@ -16,8 +16,9 @@ void Begin(void (*tick)());
 // Whether a program on the computer has the port open.
 bool Connected();
 
-// The next byte from the computer, or -1 if there is none now.
-int Read();
+// Takes bytes from the computer, `size` at most, and returns how many there
+// were.
+std::size_t Read(std::uint8_t* data, std::size_t size);
 
 // Sends bytes and waits while the computer is slow. False if the port is closed
 // or nobody reads it for kWriteMillis.
@@ -30,7 +31,11 @@ std::uint32_t Millis();
 std::uint32_t Micros();
 void Wait(std::uint32_t milliseconds);
 
-void SetLamps(bool red, bool green, bool blue);
+void SetLeds(bool red, bool green, bool blue);
+
+// Whether the contact of the button is closed; it bounces. For interrupts too.
+// Always false without a display.
+bool ButtonClosed();
 
 }  // namespace board
 }  // namespace mirnet

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "board.h"
+#include "settings.h"
 
 namespace mirnet {
 namespace board {
@@ -16,6 +17,18 @@ constexpr std::size_t kPacketSize = 64;  // of USB at full speed
 
 mbed::LowPowerTicker ticker;
 
+// The core's buffer of received bytes is private; an explicit instantiation may
+// name it.
+struct CoreBuffer {
+  using Type = arduino::RingBufferN<256> arduino::USBSerial::*;
+  friend Type Buffer(CoreBuffer);
+};
+template <CoreBuffer::Type member>
+struct Reveal {
+  friend CoreBuffer::Type Buffer(CoreBuffer) { return member; }
+};
+template struct Reveal<&arduino::USBSerial::rx_buffer>;
+
 }  // namespace
 
 void Begin(void (*tick)()) {
@@ -24,7 +37,10 @@ void Begin(void (*tick)()) {
   pinMode(LEDR, OUTPUT);
   pinMode(LEDG, OUTPUT);
   pinMode(LEDB, OUTPUT);
-  SetLamps(false, false, false);
+  SetLeds(false, false, false);
+  if (kHasDisplay) {
+    pinMode(kButtonPin, INPUT_PULLUP);
+  }
   ticker.attach(tick, kTick);
 }
 
@@ -32,7 +48,20 @@ void Begin(void (*tick)()) {
 // closes the port or ends.
 bool Connected() { return _SerialUSB.connected(); }
 
-int Read() { return _SerialUSB.read(); }
+std::size_t Read(std::uint8_t* data, std::size_t size) {
+  // available() moves a packet into the core's buffer. read() takes two locks
+  // and looks for a packet for every byte: 280 instructions.
+  const int available = _SerialUSB.available();
+  const std::size_t count =
+      std::min(size, static_cast<std::size_t>(std::max(available, 0)));
+  auto& buffer = _SerialUSB.*Buffer(CoreBuffer());
+  core_util_critical_section_enter();
+  for (std::size_t i = 0; i < count; ++i) {
+    data[i] = static_cast<std::uint8_t>(buffer.read_char());
+  }
+  core_util_critical_section_exit();
+  return count;
+}
 
 // The core's write() would wait for ever for a program that does not read.
 bool Write(const std::uint8_t* data, std::size_t size) {
@@ -65,11 +94,13 @@ std::uint32_t Micros() { return micros(); }
 
 void Wait(std::uint32_t milliseconds) { delay(milliseconds); }
 
-void SetLamps(bool red, bool green, bool blue) {
+void SetLeds(bool red, bool green, bool blue) {
   digitalWrite(LEDR, red ? LOW : HIGH);  // on when low
   digitalWrite(LEDG, green ? LOW : HIGH);
   digitalWrite(LEDB, blue ? LOW : HIGH);
 }
+
+bool ButtonClosed() { return kHasDisplay && digitalRead(kButtonPin) == LOW; }
 
 }  // namespace board
 }  // namespace mirnet

@@ -25,15 +25,16 @@ Status StatusOf(Decoder::Event event) {
   }
 }
 
-void SendInfo(Status camera) {
-  sink::SendText(
-      Message::kInfoText,
-      "protocol=%u model=%s width=%d height=%d arena=%lu memory=%lu "
-      "flash=%lu camera=%u",
-      unsigned{kProtocolVersion}, kModelSha256, kImageWidth, kImageHeight,
-      static_cast<unsigned long>(model_runner::ArenaUsed()),
-      static_cast<unsigned long>(kMemoryInUse),
-      static_cast<unsigned long>(kModelSize), static_cast<unsigned>(camera));
+void SendInfo(Status camera, int darkest) {
+  sink::SendText(Message::kInfoText,
+                 "protocol=%u model=%s width=%d height=%d arena=%lu memory=%lu "
+                 "flash=%lu camera=%u darkest=%d",
+                 unsigned{kProtocolVersion}, kModelSha256, kImageWidth,
+                 kImageHeight,
+                 static_cast<unsigned long>(model_runner::ArenaUsed()),
+                 static_cast<unsigned long>(kMemoryInUse),
+                 static_cast<unsigned long>(kModelSize),
+                 static_cast<unsigned>(camera), darkest);
 }
 
 }  // namespace
@@ -41,26 +42,40 @@ void SendInfo(Status camera) {
 Commands::Commands(std::uint8_t* frame)
     : frame_(frame), decoder_(frame, kFrameSize) {}
 
-Source Commands::Next(Status camera) {
+Source Commands::Next(Status camera, int darkest) {
   bool arrived = false;
-  for (int byte = board::Read(); byte >= 0; byte = board::Read()) {
+  alone_ = false;
+  for (;;) {
+    if (arrived_used_ == arrived_size_) {
+      arrived_used_ = 0;
+      arrived_size_ = board::Read(arrived_, sizeof arrived_);
+      if (arrived_size_ == 0) {
+        break;
+      }
+    }
     arrived = true;
-    const auto event = decoder_.Push(static_cast<std::uint8_t>(byte));
+    Decoder::Event event;
+    arrived_used_ += decoder_.Push(arrived_ + arrived_used_,
+                                   arrived_size_ - arrived_used_, &event);
     if (event == Decoder::Event::kNone) {
       continue;
     }
     sink::Answer(decoder_.tag());
     Report(StatusOf(event));
     if (event == Decoder::Event::kMessage) {
-      const Source source = Obey(camera);
+      const Source source = Obey(camera, darkest);
       if (source != Source::kNone) {
         return source;
       }
     }
   }
   if (!board::Connected()) {  // who began it is gone
+    alone_ = true;
+    sink::Answer(0);
     stream_ = Source::kNone;
     decoder_.Reset();
+    average_.Begin(1);
+    exposure_ = 0;
   }
   if (decoder_.receiving()) {
     const std::uint32_t now = board::Millis();
@@ -79,17 +94,18 @@ Source Commands::Next(Status camera) {
   return stream_;
 }
 
-Source Commands::Obey(Status camera) {
+Source Commands::Obey(Status camera, int darkest) {
   const std::size_t length = decoder_.length();
   switch (static_cast<Message>(decoder_.type())) {
     case Message::kInfo:
       if (length == 0) {
-        SendInfo(camera);
+        SendInfo(camera, darkest);
         return Source::kNone;
       }
       break;
     case Message::kSelfTest:
       if (length == 0) {
+        average_.Restart();
         const Status status = SelfTest();
         if (status != Status::kOk) {
           Halt(status);
@@ -130,6 +146,25 @@ Source Commands::Obey(Status camera) {
       }
       break;
     }
+    case Message::kCamera: {
+      CameraSettings settings;
+      if (ParseCameraSettings(frame_, length, &settings)) {
+        const Status status = SetCamera(settings);
+        Report(status);
+        if (status == Status::kOk) {
+          sink::SendStatus(status);
+        }
+        return Source::kNone;
+      }
+      break;
+    }
+    case Message::kAverage:
+      if (length == 1 && frame_[0] >= 1 && frame_[0] <= kMostFrames) {
+        average_.Begin(frame_[0]);
+        sink::SendStatus(Status::kOk);
+        return Source::kNone;
+      }
+      break;
     default:
       break;
   }

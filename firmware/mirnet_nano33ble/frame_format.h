@@ -6,6 +6,7 @@
 #ifndef MIRNET_FRAME_FORMAT_H_
 #define MIRNET_FRAME_FORMAT_H_
 
+#include <cstddef>
 #include <cstdint>
 
 namespace mirnet {
@@ -17,6 +18,15 @@ struct Rgb {
 inline std::uint8_t ClipToLevel(int value) {
   value = value < 255 ? value : 255;
   return static_cast<std::uint8_t>(value > 0 ? value : 0);
+}
+
+// Returns the lowest luminance of `count` pixels of 2 bytes each.
+inline int DarkestOf(const std::uint8_t* yuyv, std::size_t count) {
+  int darkest = 255;
+  for (; count > 0; --count, yuyv += 2) {
+    darkest = yuyv[0] < darkest ? yuyv[0] : darkest;
+  }
+  return darkest;
 }
 
 // Converts `count` pixels, an even number, of 2 bytes each to red, green, blue.

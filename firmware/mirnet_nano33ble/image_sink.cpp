@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "board.h"
+#include "display.h"
 
 namespace mirnet {
 namespace sink {
@@ -38,6 +39,8 @@ void Begin(Message type, std::size_t length) {
 void End() { SendNumber(crc); }
 
 }  // namespace
+
+void Begin() { display::Begin(); }
 
 void Answer(std::uint8_t tag) { current_tag = tag; }
 
@@ -75,9 +78,13 @@ void BeginBright(std::uint32_t number, std::uint32_t micros) {
   Begin(Message::kBrightFrame, 8 + kRowSize * kImageHeight);
   SendNumber(number);
   SendNumber(micros);
+  display::BeginPicture();
 }
 
-void SendRow(const std::uint8_t* row) { Send(row, kRowSize); }
+void SendRow(const std::uint8_t* row) {
+  Send(row, kRowSize);
+  display::ShowRow(row);
+}
 
 void EndBright() { End(); }
 

@@ -1,5 +1,6 @@
-// Sends the messages of PROTOCOL.md to the computer. If nobody reads the port,
-// they are dropped.
+// Sends the messages of PROTOCOL.md to the computer, and shows bright frames on
+// the display if settings.h says that there is one. If nobody reads the port,
+// messages are dropped.
 #ifndef MIRNET_IMAGE_SINK_H_
 #define MIRNET_IMAGE_SINK_H_
 
@@ -21,6 +22,8 @@ enum class Message : std::uint8_t {
   kEnhance = 0x05,
   kStream = 0x06,
   kExposure = 0x07,
+  kCamera = 0x08,
+  kAverage = 0x09,
 
   kInfoText = 0x81,
   kSelfTestText = 0x82,
@@ -33,7 +36,11 @@ namespace sink {
 
 constexpr std::size_t kTextSize = 256;
 
-// From now on messages are answers to the command with this tag.
+// Starts the display, if there is one.
+void Begin();
+
+// From now on messages are answers to the command with this tag, or to
+// none if it is 0.
 void Answer(std::uint8_t tag);
 
 void SendStatus(Status status);
@@ -49,9 +56,9 @@ void SendText(Message type, const char* format, ...)
 void SendDark(std::uint32_t number, std::uint32_t micros,
               const std::uint8_t* frame);
 
-// Sends a bright frame: BeginBright(), then SendRow() with kRowSize bytes for
-// each of the kImageHeight rows from the top, then EndBright(). No other
-// message may be sent in between.
+// Sends and shows a bright frame: BeginBright(), then SendRow() with kRowSize
+// bytes for each of the kImageHeight rows from the top, then EndBright(). No
+// other message may be sent in between.
 //   number: of the dark frame.
 //   micros: how long the model took.
 void BeginBright(std::uint32_t number, std::uint32_t micros);

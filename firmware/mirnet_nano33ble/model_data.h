@@ -8,10 +8,10 @@
 namespace mirnet {
 
 // The .tflite file, and the SHA-256 of its bytes.
-constexpr std::size_t kModelSize = 38736;
+constexpr std::size_t kModelSize = 38752;
 alignas(16) extern const unsigned char kModelData[kModelSize];
 constexpr char kModelSha256[] =
-    "5c5cefb8eff0d4748647368b830b100c9443536780d4a076c667557c08deaef5";
+    "ff5c329df3f872d889aa59e474c96c4a698840d17e39afd8e787906002edcacf";
 
 // real value = scale * (code - zero point); a real value of 1 is white.
 constexpr int kInputHeight = 24;
@@ -25,8 +25,8 @@ constexpr int kOutputHeight = 24;
 constexpr int kOutputWidth = 32;
 constexpr int kOutputChannels = 15;
 constexpr std::size_t kOutputSize = 11520;
-constexpr float kOutputScale = 0.0118782362f;
-constexpr int kOutputZeroPoint = -35;
+constexpr float kOutputScale = 0.0117140161f;
+constexpr int kOutputZeroPoint = -31;
 
 // A picture of kImageHeight x kImageWidth RGB pixels enters as
 // kInputHeight x kInputWidth cells of kCell x kCell pixels. Channel
@@ -50,7 +50,7 @@ constexpr std::size_t kFlashLimit = 350000;
 extern const std::int32_t kGainTable[256];
 extern const std::int32_t kRootGainTable[256];
 extern const std::int32_t kRollOffTable[256];
-constexpr std::int32_t kValueScale = 8162662;
+constexpr std::int32_t kValueScale = 8049811;
 constexpr int kWhiteBits = 14;
 // sqrt(255 * level), times 2^kRootBits.
 constexpr int kRootBits = 3;

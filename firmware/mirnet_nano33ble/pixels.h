@@ -27,8 +27,8 @@ void FillFrame(const std::int8_t* input, std::uint8_t* frame);
 //   frame: the dark frame, kFrameSize bytes.
 //   maps: the model's output for it, kOutputSize codes.
 //   y: 0 to kImageHeight - 1.
-//   exposure: how much brighter than the network thinks, in steps of 1/8 EV,
-//     from -kLargestExposure to kLargestExposure.
+//   exposure: how much brighter, in steps of 1/8 EV, from -kLargestExposure to
+//     kLargestExposure; 0: no correction.
 //   row: kRowSize bytes.
 // Takes 60 bytes of stack for each column of cells: 2 KB for 32 of them.
 void RestoreRow(const std::uint8_t* frame, const std::int8_t* maps, int y,

@@ -1,5 +1,6 @@
 #include "protocol.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace mirnet {
@@ -58,17 +59,32 @@ Decoder::Decoder(std::uint8_t* buffer, std::size_t capacity)
 
 void Decoder::Reset() { received_ = 0; }
 
-Decoder::Event Decoder::Push(std::uint8_t byte) {
-  if (received_ < kHeaderSize) {
-    return PushHeader(byte);
+std::size_t Decoder::Push(const std::uint8_t* data, std::size_t size,
+                          Event* event) {
+  *event = Event::kNone;
+  std::size_t used = 0;
+  while (used < size && *event == Event::kNone) {
+    if (received_ < kHeaderSize) {
+      *event = PushHeader(data[used++]);
+      continue;
+    }
+    const std::size_t at = received_ - kHeaderSize;
+    if (at < length_) {
+      const std::size_t count = std::min(size - used, length_ - at);
+      std::memcpy(buffer_ + at, data + used, count);
+      received_ += count;
+      used += count;
+      continue;
+    }
+    *event = PushCrc(data[used++]);
   }
-  const std::size_t at = received_++ - kHeaderSize;
-  if (at < length_) {
-    buffer_[at] = byte;
-    return Event::kNone;
-  }
-  crc_[at - length_] = byte;
-  if (at - length_ + 1 < kCrcSize) {
+  return used;
+}
+
+Decoder::Event Decoder::PushCrc(std::uint8_t byte) {
+  const std::size_t at = received_++ - kHeaderSize - length_;
+  crc_[at] = byte;
+  if (at + 1 < kCrcSize) {
     return Event::kNone;
   }
   Reset();

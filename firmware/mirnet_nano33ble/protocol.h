@@ -46,7 +46,8 @@ class Decoder {
   // may use while idle() is true.
   Decoder(std::uint8_t* buffer, std::size_t capacity);
 
-  Event Push(std::uint8_t byte);
+  // Takes bytes, up to the first event. Returns how many it has taken.
+  std::size_t Push(const std::uint8_t* data, std::size_t size, Event* event);
 
   // Drops a half received message. Call it when the rest does not come.
   void Reset();
@@ -65,6 +66,7 @@ class Decoder {
 
  private:
   Event PushHeader(std::uint8_t byte);
+  Event PushCrc(std::uint8_t byte);
 
   std::uint8_t* buffer_;
   std::size_t capacity_;

@@ -10,7 +10,7 @@ constexpr std::uint32_t kBlinkMillis = 600;  // on for the first half
 constexpr std::uint32_t kPauseBlinks = 3;    // dark between two rounds
 constexpr std::uint32_t kRepeatMillis = 2000;
 
-// UpdateLamps() reads these in an interrupt.
+// UpdateLeds() reads these in an interrupt.
 volatile Status shown = Status::kOk;
 volatile std::uint32_t shown_since = 0;  // milliseconds
 volatile bool shown_busy = false;
@@ -51,6 +51,9 @@ const char* Describe(Status status) {
     case Status::kSelfTest:
       return "the self-test computed wrong bytes: install the library that "
              "firmware/README.md names";
+    case Status::kCameraSlipped:
+      return "bytes of the camera's pictures are missing: check its wires and "
+             "make them shorter";
   }
   return "unknown";
 }
@@ -59,7 +62,7 @@ void Report(Status status) {
   if (status == Status::kOk) {
     return;
   }
-  if (status != shown) {  // else the lamp goes on counting
+  if (status != shown) {  // else the LED goes on counting
     shown_since = board::Millis();
     shown = status;
   }
@@ -78,7 +81,7 @@ void Halt(Status status) {
   }
 }
 
-void UpdateLamps() {
+void UpdateLeds() {
   const std::uint32_t elapsed = board::Millis() - shown_since;
   const Status status = shown;
   const auto count = static_cast<std::uint32_t>(status);
@@ -90,7 +93,7 @@ void UpdateLamps() {
   const bool well = shown == Status::kOk;
   const bool red = !well && blink % round < count &&
                    elapsed % kBlinkMillis < kBlinkMillis / 2;
-  board::SetLamps(red, well && !shown_busy, well && shown_busy);
+  board::SetLeds(red, well && !shown_busy, well && shown_busy);
 }
 
 void ShowBusy(bool busy) { shown_busy = busy; }

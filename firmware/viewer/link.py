@@ -10,23 +10,25 @@ import struct
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import Callable, Container, Generator, Iterator, TypeVar
+from typing import Callable, Container, Generator, Iterator, Sequence, TypeVar
 
 import numpy as np
 import serial
+from camera import CameraSettings
 from serial.tools import list_ports
 from yuv422 import from_yuyv, to_yuyv
 
 VERSION = 2
 MAGIC = b"\xa5M"
+PACKET = 64  # bytes, of USB at full speed
 BOARD_RAM = 262_144  # bytes; a dark frame has 2 for each pixel
 MAX_PAYLOAD = 8 + 3 * (BOARD_RAM // 2)  # no bright frame is longer
-DAMAGED, WRONG_VERSION, NO_CAMERA, CAMERA_SILENT = 1, 3, 4, 5  # statuses of PROTOCOL.md
-FATAL = 6  # after this status and those above it the sketch has halted
+DAMAGED, WRONG_VERSION, NO_CAMERA, CAMERA_SILENT, CAMERA_SLIPPED = 1, 3, 4, 5, 12  # statuses of PROTOCOL.md
+FATAL = range(6, 12)  # after these the sketch has halted
 ATTEMPTS = 3  # at a command that arrives damaged
 EXPOSURE_STEPS = 8  # in one EV
 LARGEST_EXPOSURE = 4 * EXPOSURE_STEPS
-RETRY_SECONDS = 0.5  # between attempts to find a port that is gone
+MOST_FRAMES = 8  # of which a picture is made
 T = TypeVar("T")
 BOARDS = {(0x2341, product) for product in (0x005A, 0x015A, 0x025A, 0x805A)}  # USB vendor and product
 
@@ -41,6 +43,8 @@ class Type(enum.IntEnum):
     ENHANCE = 0x05
     STREAM = 0x06
     EXPOSURE = 0x07
+    CAMERA = 0x08
+    AVERAGE = 0x09
     INFO_TEXT = 0x81
     SELF_TEST_TEXT = 0x82
     DARK_FRAME = 0x83
@@ -75,6 +79,15 @@ class Message:
         header = MAGIC + struct.pack("<BBB", VERSION, self.type, self.tag) + len(self.payload).to_bytes(3, "little")
         header += struct.pack("<I", zlib.crc32(header))
         return header + self.payload + struct.pack("<I", zlib.crc32(header + self.payload))
+
+
+def in_packets(data: bytes) -> bytes:
+    """Return data with zeros up to whole packets, and one packet of zeros more.
+
+    Mbed OS reads the length of a packet after it has let the next one in: one that is shorter cuts it. The computer's
+    driver may add an empty one, so the last packet is nothing but zeros.
+    """
+    return data + bytes(-len(data) % PACKET + PACKET)
 
 
 class Decoder:
@@ -143,33 +156,42 @@ def find_port() -> str:
     """Return the port of the only board that is plugged in.
 
     Raises:
-        LinkError: there is none, or more than one.
+        Unplugged: there is none.
+        LinkError: there is more than one.
     """
     ports = [port.device for port in list_ports.comports() if (port.vid, port.pid) in BOARDS]
-    if len(ports) != 1:
-        raise LinkError("no Arduino Nano 33 BLE is plugged in: plug it in, or name its port with --port" if not ports
-                        else f"{len(ports)} boards are plugged in: choose one of {', '.join(ports)} with --port")
+    if not ports:
+        raise Unplugged("no Arduino Nano 33 BLE is plugged in: plug it in, or name its port with --port")
+    if len(ports) > 1:
+        raise LinkError(f"{len(ports)} boards are plugged in: choose one of {', '.join(ports)} with --port")
     return ports[0]
 
 
-class Port:
-    """A serial port that carries messages.
+def open_port(name: str, **options: float) -> serial.Serial:
+    """Open a serial port, which is not shared with other programs; on Windows none ever is.
 
     Raises:
         Unplugged: the port cannot be opened.
-        LinkError: this user may not open it.
+        LinkError: this user may not open it, or another program has.
     """
+    try:
+        return serial.Serial(name, 115200, timeout=0.1, exclusive=True, **options)
+    except (OSError, ValueError) as error:  # SerialException is an OSError
+        code = getattr(error, "errno", None)
+        if code == errno.EACCES:
+            raise LinkError(f"{name} is not open to you: {_group_hint(name)}") from error
+        if code in (errno.EAGAIN, errno.EWOULDBLOCK):
+            raise LinkError(f"{name} is in use: close other programs that use it") from error
+        raise Unplugged(f"{name} cannot be opened: plug the board in, and close other programs that use it") from error
+
+
+class Port:
+    """A serial port that carries messages. Raises what `open_port` raises."""
 
     def __init__(self, name: str, patience: float) -> None:
         self.name, self.patience = name, patience
         self._decoder = Decoder()
-        try:
-            self._serial = serial.Serial(name, 115200, timeout=0.1, write_timeout=patience)
-        except (OSError, ValueError) as error:  # SerialException is an OSError
-            if getattr(error, "errno", None) == errno.EACCES:
-                raise LinkError(f"{name} is not open to you: {_group_hint(name)}") from error
-            raise Unplugged(f"{name} cannot be opened: plug the board in, and close other programs that use it"
-                            ) from error
+        self._serial = open_port(name, write_timeout=patience)
 
     def close(self) -> None:
         """Close the port."""
@@ -183,18 +205,18 @@ class Port:
             LinkError: the board takes no bytes for `patience` seconds.
         """
         try:
-            self._serial.write(message.encode())
+            self._serial.write(in_packets(message.encode()))
         except serial.SerialTimeoutException as error:
             raise LinkError(f"the board takes no bytes for {self.patience:g} s: press its reset button") from error
         except OSError as error:
             raise Unplugged(f"{self.name} is gone") from error
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self, expected: Callable[[Message], bool]) -> Iterator[Message]:
         """Yield messages as they arrive.
 
         Raises:
             Unplugged: the port is gone.
-            LinkError: nothing has arrived for `patience` seconds.
+            LinkError: no message that is `expected` has arrived for `patience` seconds; other bytes may have.
         """
         heard_at = time.monotonic()
         while True:
@@ -202,24 +224,22 @@ class Port:
                 data = self._serial.read(max(1, self._serial.in_waiting))
             except (OSError, TypeError) as error:  # pyserial reads from None when a port is closed beneath it
                 raise Unplugged(f"{self.name} is gone") from error
-            if data:
-                heard_at = time.monotonic()
-            elif time.monotonic() - heard_at > self.patience:
+            for message in self._decoder.feed(data):
+                yield message
+                if expected(message):
+                    heard_at = time.monotonic()
+            if time.monotonic() - heard_at > self.patience:
                 raise LinkError(f"the board has been silent for {self.patience:g} s: check that {self.name} is its "
                                 "port and that the sketch is on it")
-            yield from self._decoder.feed(data)
 
 
 @dataclass
 class Link:
     """A board at an open port.
 
-    Every method raises Unplugged if the port is gone, and LinkError if the board reports a problem or sends nothing
-    for `patience` seconds. A command that arrives damaged is sent again, three times at most.
-
-    Raises:
-        Unplugged: the port cannot be opened.
-        LinkError: this user may not open it.
+    Every method raises Unplugged if the port is gone, and LinkError if the board reports a problem or does not answer
+    for `patience` seconds. A command that arrives damaged is sent again, three times at most. To make one raises what
+    `open_port` raises.
     """
 
     port: str
@@ -234,7 +254,7 @@ class Link:
         self._port.close()
 
     def info(self) -> dict[str, str]:
-        """Return the board's info message: protocol, model (SHA-256), width, height, arena, memory, flash, camera."""
+        """Return the board's info message, whose names PROTOCOL.md lists."""
         return _words(self._ask(Type.INFO, Type.INFO_TEXT))
 
     @functools.cached_property
@@ -243,8 +263,7 @@ class Link:
         words = self.info()
         width, height = words.get("width", ""), words.get("height", "")
         if not (width.isdecimal() and height.isdecimal() and int(width) * int(height)):
-            raise LinkError("the board does not say how large its frames are: upload the sketch that belongs to this "
-                            "viewer")
+            raise LinkError("the board does not say how large its frames are: upload the sketch of this viewer")
         return int(width), int(height)
 
     def self_test(self) -> dict[str, str]:
@@ -263,24 +282,41 @@ class Link:
         return self._picture(Type.TEST_PICTURE if test_picture else Type.CAPTURE)
 
     def set_exposure(self, steps: int, *, wait: bool = True) -> None:
-        """Make the next frames brighter than the network thinks, by steps of 1/8 EV from -32 to 32.
-
-        Args:
-            steps: how many.
-            wait: for the board's answer; False between the pictures of a stream.
-        """
+        """Make the next frames brighter by steps of 1/8 EV from -32 to 32, 0: no correction; see `_set`."""
         if abs(steps) > LARGEST_EXPOSURE:
             raise ValueError(f"exposure takes {-LARGEST_EXPOSURE} to {LARGEST_EXPOSURE} steps, not {steps}")
-        payload = struct.pack("<b", steps)
-        if wait:
-            self._ask(Type.EXPOSURE, Type.STATUS, payload)
-        else:
-            self._send(Type.EXPOSURE, payload)
+        self._set(Type.EXPOSURE, struct.pack("<b", steps), wait=wait)
 
-    def stream(self, *, test_picture: bool = False) -> Iterator[Picture | str]:
+    def set_camera(self, settings: CameraSettings, *, wait: bool = True) -> None:
+        """Set the camera, which remembers it until the board is reset; see `_set`."""
+        self._set(Type.CAMERA, settings.payload(), wait=wait)
+
+    def _set(self, kind: Type, payload: bytes, *, wait: bool) -> None:
+        """Send a setting, and wait for the board's answer; do not wait between the pictures of a stream."""
+        if wait:
+            self._ask(kind, Type.STATUS, payload)
+        else:
+            self._send(kind, payload)
+
+    def still(self, frames: int | Sequence[np.ndarray]) -> Picture:
+        """Let the board enhance the mean of 2 to 8 frames, so many of its camera, or these dark pictures."""
+        count = frames if isinstance(frames, int) else len(frames)
+        self._port.patience = self.patience * count
+        try:
+            self._ask(Type.AVERAGE, Type.STATUS, bytes([count]))
+            if isinstance(frames, int):
+                return self.capture()
+            for frame in frames[:-1]:
+                self._ask(Type.ENHANCE, Type.STATUS, to_yuyv(frame).tobytes())
+            return self.enhance(frames[-1])
+        finally:
+            self._port.patience = self.patience
+            self._send(Type.AVERAGE, bytes([1]))
+
+    def stream(self, *, test_picture: bool = False) -> Generator[Picture | str, None, None]:
         """Yield one picture after the other until the iterator is closed, and as text what goes wrong in between."""
         self.size  # is asked before, not while pictures arrive
-        passing = {CAMERA_SILENT}
+        passing = {CAMERA_SILENT, CAMERA_SLIPPED}
         payload = bytes([2 if test_picture else 1])
         try:
             for news in self._pictures(self._answers(_retry(lambda: self._start_stream(payload)), passing)):
@@ -305,14 +341,16 @@ class Link:
 
     def _answers(self, tag: int, passing: Container[int] = ()) -> Iterator[Message]:
         """Yield the answers to a command; raise LinkError for a status that is not `passing`."""
-        for message in self._port.messages():
-            code = message.payload[0] if message.type == Type.STATUS and message.payload else 0
-            own = message.tag == tag or code == DAMAGED and message.tag == 0
+        def is_own(message: Message) -> bool:
+            return message.tag == tag or message.tag == 0 and _code(message) == DAMAGED
+
+        for message in self._port.messages(is_own):
+            code, own = _code(message), is_own(message)
             if code in passing:
                 code = 0
             if code == DAMAGED and own:
                 raise Damaged(_sentence(message))
-            if code and (own or code >= FATAL):
+            if code and (own or code in FATAL):
                 raise LinkError(_sentence(message))
             if not code and own:
                 yield message
@@ -347,58 +385,6 @@ class Link:
                 yield Picture(number, dark[2], pixels, dark[1] / 1e6, micros / 1e6)
 
 
-def watch(find: Callable[[], str], *, test_picture: bool = False, frames: int | None = None,
-          exposure: Callable[[], int] = lambda: 0) -> Generator[Picture | str, None, None]:
-    """Yield the board's pictures and, as text, their rate; wait while the board is unplugged and say so.
-
-    Args:
-        find: returns the port, or raises LinkError while there is none.
-        test_picture: stream the sketch's test picture instead of the camera's frames.
-        frames: stop after so many pictures.
-        exposure: returns the steps of 1/8 EV by which pictures shall be brighter; asked before every picture.
-
-    Raises:
-        LinkError: the board reports a problem, or is absent at the start.
-    """
-    count, link = 0, Link(find())
-    while True:
-        try:
-            steps = exposure()
-            link.set_exposure(steps)
-            started = time.monotonic()
-            for picture in link.stream(test_picture=test_picture):
-                took = time.monotonic() - started
-                if isinstance(picture, str):
-                    yield f"{picture} (no picture for {took:.0f} s)"
-                    continue
-                started += took
-                count += 1
-                yield picture
-                yield (f"frame {picture.number}: {1 / took:.2f} frames/s (camera {picture.capture_seconds:.3f} s, "
-                       f"model {picture.enhance_seconds:.3f} s)")
-                if count == frames:
-                    return
-                if steps != exposure():
-                    steps = exposure()
-                    link.set_exposure(steps, wait=False)
-        except Unplugged as error:
-            yield f"{error}: waiting for it to come back"
-            link.close()
-            link = _reopen(find)
-            yield f"{link.port} is back"
-        finally:
-            if count == frames:
-                link.close()
-
-
-def _reopen(find: Callable[[], str]) -> Link:
-    while True:
-        try:
-            return Link(find())
-        except LinkError:
-            time.sleep(RETRY_SECONDS)
-
-
 def _retry(attempt: Callable[[], T]) -> T:
     """Repeat a command that arrives damaged."""
     for _ in range(ATTEMPTS - 1):
@@ -407,6 +393,11 @@ def _retry(attempt: Callable[[], T]) -> T:
         except Damaged:
             pass
     return attempt()
+
+
+def _code(message: Message) -> int:
+    """Return the code of a status, 0 of any other message."""
+    return message.payload[0] if message.type == Type.STATUS and message.payload else 0
 
 
 def _sentence(status: Message) -> str:

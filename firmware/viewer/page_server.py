@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 import struct
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Callable
 
 import serial
-from link import InputError, LinkError
+from link import InputError, LinkError, open_port
 
 PAGE = Path(__file__).resolve().parents[2] / "build" / "page"
 BINARY, CLOSE, PING, PONG = 2, 8, 9, 10  # kinds of frames
@@ -43,6 +44,7 @@ class PageServer(ThreadingHTTPServer):
         if not (folder / "index.html").is_file():
             raise InputError(f"{folder} has no page: build it with `make page`")
         self.find = find
+        self.policy = _policy(folder / "index.html")
         try:
             super().__init__(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
         except OSError as error:
@@ -51,11 +53,24 @@ class PageServer(ThreadingHTTPServer):
         self.address = f"http://localhost:{self.server_port}/?bridge"
 
 
+def _policy(page: Path) -> str:
+    """Return the Content-Security-Policy that a page names for itself; its workers take theirs from a header only."""
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page.read_text(encoding="utf-8"))
+    if found is None:
+        raise InputError(f"{page} names no Content-Security-Policy: build it again with `make page`")
+    return found[1]
+
+
 class _Handler(SimpleHTTPRequestHandler):
     server: PageServer
+    protocol_version = "HTTP/1.1"  # Firefox opens no WebSocket over 1.0
 
     def log_message(self, *arguments: Any) -> None:
         pass
+
+    def end_headers(self) -> None:
+        self.send_header("Content-Security-Policy", self.server.policy)
+        super().end_headers()
 
     def do_GET(self) -> None:
         if self.headers.get("Upgrade", "").lower() != "websocket":
@@ -84,12 +99,9 @@ class _Socket:
     def carry(self, find: Callable[[], str]) -> None:
         """Carry bytes until the page or the port is gone."""
         try:
-            port = serial.Serial(find(), 115200, timeout=0.1, write_timeout=5)
+            port = open_port(find(), write_timeout=5)
         except LinkError as error:
             self._close(str(error))
-            return
-        except (OSError, ValueError):
-            self._close("no board is plugged in")
             return
         done = threading.Event()
         reader = threading.Thread(target=self._from_port, args=(port, done), daemon=True)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Iterable
@@ -50,6 +51,12 @@ def names_for(paths: Iterable[Path], folder: Path) -> list[str]:
         taken |= results(folder, name)
         names.append(name)
     return names
+
+
+def next_number(folder: Path) -> int:
+    """Return the number after the highest that names a picture in a folder, 0 if none does."""
+    found = (re.fullmatch(r"(\d+)-\w+\.png", path.name) for path in folder.glob("*.png"))
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def results(folder: Path, name: str) -> set[Path]:

@@ -30,6 +30,7 @@ namespace mirnet {
 namespace {
 
 int terminal = -1;
+std::uint8_t turned = 0;  // the camera: 1 mirrored, 2 flipped
 const auto start = std::chrono::steady_clock::now();
 
 // Both end the program when simulator.py is gone.
@@ -74,7 +75,7 @@ Status Ask(char request, const void* data, std::size_t size, void* answer,
 
 namespace board {
 
-void Begin(void (*)()) {}  // there are no lamps
+void Begin(void (*)()) {}  // there are no LEDs
 
 // The terminal hangs up while no program has its other end open.
 bool Connected() {
@@ -82,17 +83,14 @@ bool Connected() {
   return poll(&end, 1, 0) == 0;
 }
 
-int Read() {
+std::size_t Read(std::uint8_t* data, std::size_t size) {
   pollfd ends[2] = {{terminal, POLLIN, 0}, {STDIN_FILENO, 0, 0}};
-  if (poll(ends, 2, 1) <= 0) {
-    return -1;
+  if (poll(ends, 2, 1) <= 0 || (ends[1].revents & POLLHUP) == 0) {
+    const bool arrived = (ends[0].revents & POLLIN) != 0;
+    const ssize_t count = arrived ? read(terminal, data, size) : 0;
+    return count > 0 ? static_cast<std::size_t>(count) : 0;
   }
-  if ((ends[1].revents & POLLHUP) != 0) {
-    std::_Exit(0);
-  }
-  std::uint8_t byte;
-  const bool arrived = (ends[0].revents & POLLIN) != 0;
-  return arrived && read(terminal, &byte, 1) == 1 ? byte : -1;
+  std::_Exit(0);
 }
 
 bool Write(const std::uint8_t* data, std::size_t size) {
@@ -129,7 +127,9 @@ void Wait(std::uint32_t milliseconds) {
   std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
 }
 
-void SetLamps(bool, bool, bool) {}
+void SetLeds(bool, bool, bool) {}
+
+bool ButtonClosed() { return false; }
 
 }  // namespace board
 
@@ -159,8 +159,15 @@ std::size_t ArenaUsed() { return kArenaBytes; }
 
 Status BeginCamera() { return Status::kOk; }
 
+// Of the settings, those that a moving picture can follow.
+Status SetCamera(const CameraSettings& settings) {
+  turned = static_cast<std::uint8_t>((settings.mirror ? 1 : 0) |
+                                     (settings.flip ? 2 : 0));
+  return Status::kOk;
+}
+
 Status ReadCamera(std::uint8_t* frame) {
-  return Ask('C', nullptr, 0, frame, kFrameSize);
+  return Ask('C', &turned, 1, frame, kFrameSize);
 }
 
 }  // namespace mirnet

@@ -1,6 +1,7 @@
-"""The live window: the dark frame on the left, the bright one on the right, a line of text and the keys below."""
+"""The live window: the dark frame on the left, the bright one on the right, lines of text and the keys below."""
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
@@ -8,6 +9,7 @@ import tkinter
 from pathlib import Path
 from typing import Iterator
 
+from camera import CEILINGS, NIGHTS, CameraSettings
 from link import EXPOSURE_STEPS, LARGEST_EXPOSURE, InputError, Picture
 from pictures import LABEL_HEIGHT, save_gif, save_picture, side_by_side
 from PIL import Image
@@ -16,7 +18,7 @@ WIDTH = 1280  # screen pixels of both pictures at the start, about
 POLL_MILLISECONDS = 30
 LONGEST_SHOWN = 5000  # milliseconds of a picture in a recording
 SILENT_SECONDS = 3  # without a picture, before the window says so
-KEYS = "+ - brightness    s save    space pause    r record    q quit"
+KEYS = "+ - brightness    m mirror    f flip    n night    [ ] gain    s save    space pause    r record    q quit"
 
 
 class Window:
@@ -24,27 +26,30 @@ class Window:
 
     Args:
         exposure: a list of one number, the steps of 1/8 EV, which the keys change.
+        camera: a list of the camera's settings, likewise.
         folder: where pictures and recordings go.
     """
 
-    def __init__(self, exposure: list[int], folder: Path = Path()) -> None:
+    def __init__(self, exposure: list[int], folder: Path = Path(), camera: list[CameraSettings] | None = None) -> None:
         self.root = tkinter.Tk()
         self.root.title("MIRNet on a Nano 33 BLE Sense")
         self.canvas = tkinter.Label(self.root, background="black")
         self.line = tkinter.Label(self.root, anchor="w", text="waiting for the first frame")
+        self.said = tkinter.Label(self.root, anchor="w")  # by the last key; `line` changes with every picture
         self.keys = tkinter.Label(self.root, anchor="w", foreground="gray40", text=KEYS)
-        for label in (self.keys, self.line):
+        for label in (self.keys, self.said, self.line):
             label.pack(side="bottom", fill="x")
         self.canvas.pack(fill="both", expand=True)
         self.picture: Picture | None = None
         self.paused = False
         self.recording: list[tuple[float, Image.Image]] | None = None
-        self._exposure, self._folder = exposure, folder
+        self._exposure, self._folder, self._camera = exposure, folder, camera or [CameraSettings()]
         self._heard_at = time.monotonic()
         for key, action in (("plus", self.brighter), ("equal", self.brighter), ("KP_Add", self.brighter),
                             ("Up", self.brighter), ("minus", self.darker), ("KP_Subtract", self.darker),
-                            ("Down", self.darker), ("s", self.save), ("space", self.pause), ("r", self.record),
-                            ("q", self.root.destroy)):
+                            ("Down", self.darker), ("m", self.mirror), ("f", self.flip), ("n", self.night),
+                            ("bracketleft", lambda: self.ceiling(-1)), ("bracketright", lambda: self.ceiling(1)),
+                            ("s", self.save), ("space", self.pause), ("r", self.record), ("q", self.root.destroy)):
             self.root.bind(f"<{key}>", lambda event, action=action: action())  # type: ignore[misc]
         self.canvas.bind("<Configure>", lambda event: self._draw())
 
@@ -61,7 +66,7 @@ class Window:
         self.picture = news
         if first:
             height, width = (side * max(1, WIDTH // 2 // news.dark.shape[1]) for side in news.dark.shape[:2])
-            self.root.geometry(f"{2 * width}x{height + LABEL_HEIGHT + self.line.winfo_reqheight() * 2}")
+            self.root.geometry(f"{2 * width}x{height + LABEL_HEIGHT + self.line.winfo_reqheight() * 3}")
         self._draw()
 
     def watch_silence(self) -> None:
@@ -76,10 +81,29 @@ class Window:
     def darker(self) -> None:
         self._expose(-1)
 
+    def mirror(self) -> None:
+        self._set(mirror=not self._camera[0].mirror)
+
+    def flip(self) -> None:
+        self._set(flip=not self._camera[0].flip)
+
+    def night(self) -> None:
+        """Let frames in the dark take twice as long, up to 8 times, then as long as by day again."""
+        self._set(night=NIGHTS[(NIGHTS.index(self._camera[0].night) + 1) % len(NIGHTS)])
+
+    def ceiling(self, steps: int) -> None:
+        """Double or halve the highest automatic gain."""
+        at = CEILINGS.index(self._camera[0].ceiling) + steps
+        self._set(ceiling=CEILINGS[max(0, min(len(CEILINGS) - 1, at))])
+
+    def _set(self, **settings: int) -> None:
+        self._camera[0] = dataclasses.replace(self._camera[0], **settings)
+        self.said["text"] = "camera: " + ", ".join(f"{name} {value:d}" for name, value in settings.items())
+
     def pause(self) -> None:
         """Hold the picture, or go on; the board goes on meanwhile."""
         self.paused = not self.paused
-        self.line["text"] = "paused: space goes on" if self.paused else "going on"
+        self.said["text"] = "paused: space goes on" if self.paused else "going on"
 
     def save(self) -> None:
         """Write both frames as PNG files."""
@@ -91,11 +115,11 @@ class Window:
         """Begin to record, or stop and write a GIF."""
         if self.recording is None:
             self.recording = []
-            self.line["text"] = "recording: r stops"
+            self.said["text"] = "recording: r stops"
             return
         frames, self.recording = self.recording, None
         if not frames:
-            self.line["text"] = "no picture has come to record"
+            self.said["text"] = "no picture has come to record"
             return
         times = [at for at, _ in frames] + [time.monotonic()]
         shown = [min(LONGEST_SHOWN, round(1000 * (end - at))) for at, end in zip(times, times[1:])]
@@ -109,13 +133,13 @@ class Window:
 
     def _write(self, write) -> None:
         try:
-            self.line["text"] = f"saved {write()}"
+            self.said["text"] = f"saved {write()}"
         except InputError as error:
-            self.line["text"] = str(error)
+            self.said["text"] = str(error)
 
     def _expose(self, steps: int) -> None:
         self._exposure[0] = max(-LARGEST_EXPOSURE, min(LARGEST_EXPOSURE, self._exposure[0] + steps))
-        self.line["text"] = f"exposure {self._exposure[0] / EXPOSURE_STEPS:+.3f} EV from the next frame on"
+        self.said["text"] = f"exposure {self._exposure[0] / EXPOSURE_STEPS:+.3f} EV from the next frame on"
         self._draw()
 
     def _labels(self) -> tuple[str, str]:
@@ -133,12 +157,13 @@ class Window:
         self.canvas["image"] = self.canvas.image  # type: ignore[attr-defined]
 
 
-def show(updates: Iterator[Picture | str], exposure: list[int]) -> None:
+def show(updates: Iterator[Picture | str], exposure: list[int], camera: list[CameraSettings]) -> None:
     """Show pictures and lines of text as they arrive, until the window is closed.
 
     Args:
         updates: read in a thread of its own. An exception that it raises is raised here.
         exposure: a list of one number, the steps of 1/8 EV, which the keys change.
+        camera: a list of the camera's settings, likewise.
     """
     arrived: queue.Queue[Picture | str | BaseException | None] = queue.Queue()
     closed = threading.Event()
@@ -153,7 +178,7 @@ def show(updates: Iterator[Picture | str], exposure: list[int]) -> None:
         except BaseException as error:
             arrived.put(error)
 
-    window = Window(exposure)
+    window = Window(exposure, camera=camera)
     failure: list[BaseException] = []
 
     def update() -> None:

@@ -14,11 +14,12 @@ from commands import assert_one_error, run
 
 from conversion import compare, to_tflite
 from conversion.bridge import convert
-from conversion.frames import calibration_frames
+from conversion.bridge.runtimes import TorchStage
+from conversion.frames import calibration_frames, without_light
 from conversion.mirnet.prepare import prepare
 from mirnet_torch.checkpoint import load_model, save_model
 from mirnet_torch.compact import CompactConfig
-from mirnet_torch.images import write_image
+from mirnet_torch.files.images import camera_size, luma, read_image, write_image
 from mirnet_torch.model import MIRNet, MIRNetConfig
 from mirnet_torch.presets import create_model
 
@@ -38,6 +39,17 @@ def folder_of_images(folder: Path, count: int) -> Path:
     for i in range(count):
         write_image(np.full((24, 32, 3), 40 + i, np.uint8), folder / f"{i}.png")
     return folder
+
+
+@pytest.mark.parametrize("level, warned", [(10, True), (120, False)])
+def test_a_calibration_without_lit_pictures_is_warned_of(tmp_path, level, warned):
+    """16 dark pictures alone: the board's int8 maps burnt 81 % of the bright pixels of normally lit frames."""
+    folder = folder_of_images(tmp_path / "pictures", 3)
+    write_image(np.full((24, 32, 3), level, np.uint8), folder / "last.png")
+    sentences = without_light(calibration_frames(folder, size=(16, 12), channels=3))
+    assert ["--calibration is normally lit (the brightest has a mean of 42 of 255)" in each for each in sentences] == \
+        [True] * warned
+    assert without_light(calibration_frames(None, size=(16, 12), channels=3)) == []
 
 
 def test_help_is_readable_and_quick(capsys):
@@ -66,7 +78,9 @@ def test_commands_start_as_scripts_and_as_modules(command, tmp_path):
     (["--size", "0x120"], ["0x120", "multiples of "]),
     (["--size", "large"], ["'large' is not a size", "160x120"]),
     (["--target", "esp32"], ["no target 'esp32'", "arduino-tflm, litert"]),
-    (["--arena-limit", "much"], ["'much' is not a number of bytes"]),
+    (["--arena-limit", "much"], ["--arena-limit", "'much' is not a number of bytes"]),
+    (["--flash-limit", "1,5k"], ["--flash-limit", "'1,5k' is not a number of bytes"]),
+    (["--calibration", ""], ["--calibration", "the name is empty"]),
     (["--calibration", "missing"], ["missing is not a folder"]),
     (["--pairs", "missing"], ["missing is not a folder"]),
     (["--size", "80x40"], ["the sketch's frames have 160x120 pixels, not 80x40", "leave out --size",
@@ -183,6 +197,21 @@ def test_compare_finds_the_first_tensor_that_differs(capsys, checkpoint, artefac
     assert re.search(r"first tensor that differs by more than 0.0001: \S+blocks\.1\S*\.body\.2/Conv ", answer.out)
     answer = run(capsys, compare.main, files.float32, files.int8)
     assert answer.status == 1 and "first tensor that differs" in answer.out and " dB" in answer.out
+
+
+@pytest.mark.parametrize("config", [CompactConfig(), CompactConfig(cell=1), CompactConfig(in_channels=1, cell=3),
+                                    MIRNetConfig(n_feat=8)])
+def test_compare_codes_a_picture_as_the_network_does(tmp_path, config):
+    write_image(np.arange(24 * 36 * 3, dtype=np.uint8).reshape(24, 36, 3), tmp_path / "night.png")
+    size = (60, 40) if getattr(config, "cell", 1) == 5 else (36, 24)
+    prepared = prepare(create_model(config), size)
+    network, method = prepared.original
+    stage = TorchStage(network, prepared.input_shape, name="PyTorch", method=method)
+    found = compare._picture(str(tmp_path / "night.png"), stage)
+    picture = camera_size(read_image(tmp_path / "night.png"), size)
+    picture = luma(picture)[..., None] if config.in_channels == 1 else picture
+    expected = prepared.to_core(picture[None].astype(np.float32) / 255)
+    assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-6
 
 
 def test_compare_on_a_picture_of_the_users(capsys, artefacts, tmp_path):

@@ -6,16 +6,15 @@ import json
 import numpy as np
 import pytest
 from commands import assert_one_error, run
-from test_panoramas import scene
-from test_panoramas import write as write_radiance
+from small_panoramas import scene, write_radiance
 from tiny_models import convert_function
 
 from conversion import judge
-from conversion.judge import best_gamma, block_edges, equalise_histogram, find_artifacts, gamma, open_board
+from conversion.judge import block_edges, find_artifacts, open_board
 from mirnet_torch.checkpoint import WEIGHTS, load_model
-from mirnet_torch.data import validation_frames
-from mirnet_torch.enhance import enhance
-from mirnet_torch.metrics import mean_score, psnr
+from mirnet_torch.measures.metrics import mean_score, psnr
+from mirnet_torch.restoration.picture import enhance
+from mirnet_torch.scenes.sources import validation_frames
 
 SHIPPED = WEIGHTS / "mcu_int8.tflite"
 
@@ -47,17 +46,6 @@ def test_other_faults_are_seen(frames):
     assert red.cast > 10
     burnt = find_artifacts(lambda frame: np.full_like(frame, 255), truths, truths, 5)
     assert burnt.burnt > 0.9 and burnt.lit_gain > 2 and burnt.lit_psnr < 10
-
-
-def test_best_gamma_is_found(frames):
-    pairs = [(truth, gamma(truth, 0.42)) for _, truth in frames]
-    assert best_gamma(pairs) == pytest.approx(0.42)
-
-
-def test_equalised_histogram_is_flat(frames):
-    value = equalise_histogram(frames[0][0]).max(2)
-    counts, _ = np.histogram(value, 4, (0, 256))
-    assert counts.min() > 0.5 * counts.max()
 
 
 def test_the_board_is_near_the_network(frames, board):
@@ -110,6 +98,9 @@ def test_nights_are_judged_by_what_must_not_happen(capsys, tmp_path):
     (("--nights", "nowhere"), ("nowhere",)),
     (("--checkpoint", "mcu", "--model", "missing.tflite"), ("missing.tflite",)),
     (("--checkpoint", "missing.pt", "--model", SHIPPED), ("missing.pt",)),
+    (("--checkpoint", "photo", "--model", SHIPPED), ("photo", "runs on no board")),
+    (("--noise", "-4"), ("--noise", "'-4'")), (("--noise", "nan"), ("--noise", "'nan'")),
+    (("--data", ""), ("--data", "empty")),
     (("--checkpoint", "mcu"), ("--model", "both")), (("--data", "nowhere"), ("nowhere",))])
 def test_bad_input(capsys, arguments, words):
     result = run(capsys, judge.main, *arguments)

@@ -24,7 +24,7 @@ from conversion.frames import calibration_frames, paired_frames, require_disjoin
 from conversion.pipeline import _folder_for
 from conversion.to_tflite import main
 from mirnet_torch.cli import UserError
-from mirnet_torch.images import write_image
+from mirnet_torch.files.images import read_image, write_image
 
 SCRIPT = Path(__file__).parents[2] / "conversion" / "to_tflite.py"
 SIZE = (80, 40)  # of frames for the tests of frames; the sketch takes 160x120 only
@@ -226,12 +226,23 @@ def test_calibration_and_test_frames_are_disjoint():
     with pytest.raises(UserError, match="6 of the 6 pictures to test on are also calibrated on"):
         require_disjoint(tested, tested)
     assert calibration.pick(10).names[0] == "astronaut-1" and len(calibration.pick(10).names) == 10
+    assert calibration_frames(None, size=SIZE, channels=3, most=10).names == calibration.pick(10).names
     assert calibration_frames(None, size=SIZE, channels=1).dark.shape == (96, 40, 80, 1)
 
 
-def test_calibration_folders_may_have_the_layout_of_pairs(tmp_path):
-    (tmp_path / "low").mkdir()
+@pytest.mark.parametrize("low", ["low", "Low"])
+def test_calibration_folders_may_have_the_layout_of_pairs(tmp_path, low):
+    (tmp_path / low).mkdir()
     for i in range(3):
-        write_image(np.full((40, 60, 3), 10 * i, np.uint8), tmp_path / "low" / f"{i}.png")
+        write_image(np.full((40, 60, 3), 10 * i, np.uint8), tmp_path / low / f"{i}.png")
     frames = calibration_frames(tmp_path, size=SIZE, channels=3)
     assert frames.names == ("0.png", "1.png", "2.png") and frames.dark[:, 0, 0, 0].tolist() == [0, 10, 20]
+
+
+def test_only_the_pictures_of_a_folder_that_are_used_are_read(tmp_path, monkeypatch):
+    for i in range(20):
+        write_image(np.full((40, 60, 3), 10 * i, np.uint8), tmp_path / f"{i:02}.png")
+    whole, read = calibration_frames(tmp_path, size=SIZE, channels=3).pick(4), []
+    monkeypatch.setattr("conversion.frames.read_image", lambda path: read.append(path.name) or read_image(path))
+    frames = calibration_frames(tmp_path, size=SIZE, channels=3, most=4)
+    assert frames.names == whole.names == tuple(read) and np.array_equal(frames.dark, whole.dark)

@@ -1,10 +1,15 @@
 """The parity table, report.json and the page, from made-up figures."""
 from __future__ import annotations
 
+import base64
+import csv
 import dataclasses
 import html.parser
+import io
 import json
 import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -12,10 +17,10 @@ from tiny_models import small_network
 
 from conversion.bridge.chain import Row, Tolerance
 from conversion.bridge.cost import cost
-from conversion.bridge.difference import LayerDifference, compare
+from conversion.bridge.difference import Difference, LayerDifference, compare
 from conversion.bridge.graph import read_graph
-from conversion.report import (Content, Subject, format_table, summary, to_levels, verdict, worst_layers, write_html,
-                               write_json)
+from conversion.report import (Content, Subject, _gallery, _json_row, _ticks, format_table, summary, to_levels, verdict,
+                               worst_layers, write_html, write_json)
 
 SUBJECT = Subject(
     checkpoint="<best>.safetensors", checkpoint_sha256="ab" * 32, config={"n_feat": 16}, parameters=83211,
@@ -102,7 +107,7 @@ def test_the_summary_says_where_quality_was_lost(content):
     assert "PyTorch reaches 20.00 dB and TFLite int8 19.88 dB: the conversion costs 0.12 dB" in text
     assert "0.12 dB, at TFLite int8" in text
     assert "TFLite int8 misses its tolerance: mean <= 1 step." in text
-    assert "hurts most: second/Conv (10.5 dB), first/Conv (40.0 dB)." in text
+    assert "hurts most, with their SQNR: second/Conv (10.5 dB), first/Conv (40.0 dB)." in text
     assert [layer.b for layer in worst_layers(content.layers)] == ["second/Conv", "first/Conv"]
 
 
@@ -140,16 +145,62 @@ def test_json_holds_everything_and_no_infinity(content, tmp_path):
     assert document["subject"]["image"] == [24, 16] and document["files"]["a.tflite"]["bytes"] == 5
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_stage_that_is_not_finite_gets_its_verdict(content, tmp_path, value):
+    """Its page was a traceback where it holds infinity, and the whole conversion was lost."""
+    picture = content.rows[1].pictures.copy()
+    picture[0, :8] = value
+    difference = Difference(value, value, -math.inf, (0, 3, 5, 0), picture.size, picture.size)
+    broken = dataclasses.replace(content.rows[1], change=difference, total=difference, pictures=picture)
+    bad = dataclasses.replace(content, rows=[content.rows[0], broken, *content.rows[2:]],
+                              layers=[dataclasses.replace(content.layers[0], difference=difference)])
+    write_json(tmp_path / "report.json", bad)
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["verdict"].startswith("Failed, do not use this model: not equal to the stage before: deployable")
+    assert document["parity"][1]["change"]["max"] is document["layers"][0]["mean"] is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # numpy's, where NaN becomes a level
+        write_html(tmp_path / "r.html", bad, names=("one", "two"), dark=np.zeros((2, 16, 24, 3), np.uint8), bright=None)
+    page = (tmp_path / "r.html").read_text()
+    assert "Failed, do not use this model" in page and page.count("holds NaN or infinity") == 1
+
+
 def test_the_page_is_whole_and_needs_nothing_from_outside(content, page):
     parsed = Page(page)
     assert parsed.open == []
-    assert parsed.links and all(link.startswith("data:image/png;base64,") for link in parsed.links)
+    (table,) = (link for link in parsed.links if not link.startswith("data:image/png;base64,"))
+    assert table.startswith("data:text/csv;base64,")
     assert "http" not in page.replace("http-equiv", "") and "@import" not in page and "url(" not in page
-    assert parsed.images == 2 * (2 + 4 + 2)  # input, truth, four stages, and differences of those that differ
+    assert parsed.images == 2 * (2 + 4 + 1)  # input, truth, four stages, and the difference of the one that differs
     assert parsed.boxes == len(content.cost.buffers) + 2  # the arena and the layers that are not equal
     for text in ("&lt;best&gt;.safetensors", "second/Conv", "missed", "CONV_2D", "equal to PyTorch", "limit\n1,000"):
         assert text in page
     assert "{{" not in page and "{%" not in page
+
+
+def test_the_table_can_be_saved(content, page):
+    (table,) = (link for link in Page(page).links if link.startswith("data:text/csv;base64,"))
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(table.partition(",")[2]).decode())))
+    assert [row["stage"] for row in rows] == [row.stage for row in content.rows]
+    assert float(rows[3]["max"]) == content.rows[3].change.max and rows[2]["sqnr_db"] == "inf"
+    assert [row["passed"] for row in rows] == ["", "True", "True", "False", ""] and rows[4]["not_run"]
+
+
+def test_differences_of_one_frame_have_one_scale_and_rounding_has_none(content, page):
+    assert page.count("equal to rounding: at most 0.0003 of a level from PyTorch") == 2  # 1e-6, of two frames
+    assert len(re.findall(r"from PyTorch at most 7\.[67] of 255 levels, mean 7\.[67]", page)) == 2
+    assert page.count("difference from PyTorch, × 16 for all of them") == 2 and "+8 levels; grey: equal" in page
+    rows = [dataclasses.replace(row, pictures=content.rows[0].pictures) for row in content.rows[:3]]
+    assert _gallery(0, "one", rows, np.zeros((1, 16, 24, 3), np.uint8), None)["factor"] == 0
+
+
+def test_drawings_have_axes_and_the_time_its_assumption(content, page):
+    assert "operator, in the order of execution" in page and "30 dB or\nmore" in page and "30 dB</text>" in page
+    assert "@media print" in page and "print-color-adjust: exact" in page
+    low, high = (1000 * content.cost.instructions * cycles / 64e6 for cycles in (1.0, 1.5))
+    assert f"{low:.0f}–{high:.0f} ms" in page and "1.0 to 1.5 cycles an instruction at 64 MHz: assumed" in page
+    assert [_ticks(top) for top in (40.0, 69888, 1)] == [[0, 10, 20, 30, 40], [20000 * i for i in range(4)],
+                                                         pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])]
 
 
 def test_pages_are_reproducible_and_bear_no_date(content, page, tmp_path):
@@ -168,3 +219,10 @@ def test_a_report_without_truth_and_layers(content, tmp_path):
 def test_rounding_to_levels():
     assert to_levels(np.array([-1.0, 0.0, 0.5 / 255 - 1e-9, 0.5 / 255 + 1e-9, 1.0, math.inf])).tolist() == [
         0, 0, 0, 1, 255, 255]
+
+
+def test_a_stage_without_finite_values_can_be_written(tmp_path):
+    """It is a verdict, not a crash."""
+    change = compare(np.zeros(3, np.float32), np.array([0, np.nan, 1], np.float32))
+    row = _json_row(Row("TFLite int8", "TFLite float32", change, change, tolerance=Tolerance("max", 1e-4)))
+    assert json.loads(json.dumps(row, allow_nan=False))["change"]["max"] is None and row["passed"] is False

@@ -1,4 +1,5 @@
 // The portable sources under test; see the functions for what each mode does.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -7,6 +8,7 @@
 
 #include "board.h"
 #include "camera_reader.h"
+#include "camera_settings.h"
 #include "memory_budget.h"
 #include "pixels.h"
 #include "protocol.h"
@@ -15,7 +17,7 @@
 namespace {
 
 std::uint32_t clock_millis = 0;
-bool red_lamp = false, green_lamp = false, blue_lamp = false;
+bool red_led = false, green_led = false, blue_led = false;
 std::vector<std::uint8_t> sent;
 
 std::size_t ReadSome(void* data, std::size_t size) {
@@ -54,8 +56,11 @@ int Decode(std::size_t capacity) {
   std::vector<std::uint8_t> buffer(capacity), stream(1 << 16);
   mirnet::Decoder decoder(buffer.data(), buffer.size());
   while (std::size_t count = ReadSome(stream.data(), stream.size())) {
-    for (std::size_t i = 0; i < count; ++i) {
-      const auto event = decoder.Push(stream[i]);
+    for (std::size_t i = 0; i < count;) {
+      // In pieces of any size, as packets of USB.
+      const std::size_t most = std::min(count - i, 1 + i % 97);
+      mirnet::Decoder::Event event;
+      i += decoder.Push(stream.data() + i, most, &event);
       if (event == mirnet::Decoder::Event::kNone) {
         continue;
       }
@@ -74,71 +79,119 @@ int Decode(std::size_t capacity) {
 }
 
 // A camera of 3 rows of 4 bytes that falls silent after so many readings of its
-// wires; prints whether a whole frame came, how often interrupts are still
-// locked, and the frame's bytes.
+// wires, or misses a pulse of its clock (-1 to -12) or adds one (1 to 12) in
+// its first frame. Prints what came, how often interrupts are still locked, and
+// the frame's bytes.
 class FakePort {
  public:
-  FakePort(long* readings, long silent_after, int* locks)
-      : readings_(readings), silent_after_(silent_after), locks_(locks) {}
-  // A frame: VSYNC high for 4 ticks, 4 of pause, rows of 2 + 8 + 2 ticks; PCLK
-  // runs always and is low first.
-  bool vsync() { return At(Tick()) < 4; }
-  bool href() {
-    const long row_at = (At(Tick()) - 8) % 12;
-    return At(now_) >= 8 && row_at >= 2 && row_at < 10;
+  static constexpr std::uint32_t kVsync = 1, kHref = 2, kPclk = 4;
+
+  FakePort(long silent_after, long pulse, bool clock_between_rows)
+      : silent_after_(silent_after),
+        pulse_(pulse),
+        clock_between_rows_(clock_between_rows) {}
+  // A frame: VSYNC high for 4 ticks, 4 of pause, rows of 2 + 16 + 12 ticks. A
+  // byte has 4: PCLK is low for two and then high.
+  std::uint32_t wires() const {
+    const long at = Tick() % kFrame;
+    const long phase = (at - 8) % 30 - 2;
+    if (at < 8 || phase < 0 || phase >= 16) {
+      return (at < 4 ? kVsync : 0) |
+             (clock_between_rows_ && at % 4 >= 2 ? kPclk : 0);
+    }
+    const bool first = now_ < kFrame;
+    const long byte = (at - 8) / 30 * 4 + phase / 4 + 1;
+    const bool high = first && byte == -pulse_  ? true
+                      : first && byte == pulse_ ? phase % 2 != 0
+                                                : phase % 4 >= 2;
+    return kHref | (high ? kPclk : 0);
   }
-  bool pclk() { return Tick() % 2 != 0; }
   std::uint8_t data() const {
-    const long at = At(now_) - 8;
-    return static_cast<std::uint8_t>(at / 12 * 16 + (at % 12 - 2) / 2);
+    const long at = now_ % kFrame - 8;
+    return static_cast<std::uint8_t>(at / 30 * 16 + (at % 30 - 2) / 4);
   }
-  void Lock() const { ++*locks_; }
-  void Unlock() const { --*locks_; }
+  void Lock() const { ++locks_; }
+  void Unlock() const { --locks_; }
+  std::uint32_t Micros() const {  // a tick has 150
+    ++readings_;
+    return static_cast<std::uint32_t>(readings_ * 150 / 4);
+  }
+  int locks() const { return locks_; }
 
  private:
-  static long At(long tick) { return tick % (8 + 3 * 12); }
+  static constexpr long kFrame = 8 + 3 * 30;
   // Every fourth reading is a tick further, until the wire is off.
-  long Tick() {
-    if (*readings_ < silent_after_) {
-      now_ = *readings_ / 4;
+  long Tick() const {
+    if (readings_ < silent_after_) {
+      now_ = readings_ / 4;
     }
-    ++*readings_;
+    ++readings_;
     return now_;
   }
 
-  long* readings_;
-  long silent_after_;
-  int* locks_;
-  long now_ = 0;
+  long silent_after_, pulse_;
+  bool clock_between_rows_;
+  mutable long readings_ = 0, now_ = 0;
+  mutable int locks_ = 0;
 };
 
-int Camera(long silent_after) {
-  long readings = 0;
-  int locks = 0;
-  std::uint8_t frame[12] = {};
-  const bool whole = mirnet::ReadCameraFrame(
-      FakePort(&readings, silent_after, &locks), 3, 4, frame);
-  std::printf("%d %d", whole, locks);
+int Camera(long silent_after, long pulse, bool clock_between_rows, int rows) {
+  std::vector<std::uint8_t> frame(static_cast<std::size_t>(4 * rows));
+  const FakePort port(silent_after, pulse, clock_between_rows);
+  const auto result = mirnet::ReadCameraFrame(
+      port, rows, 4, 0, mirnet::CameraDeadline{0, 1000000}, frame.data());
+  std::printf("%d %d", static_cast<int>(result), port.locks());
   for (const std::uint8_t byte : frame) {
     std::printf(" %d", byte);
   }
   return 0;
 }
 
-// Reports a status and prints what the lamps do, one character for each 10 ms:
+// Reports a status and prints what the LEDs do, one character for each 10 ms:
 // r, g, b or . for none.
 int Report(int code) {
   mirnet::Report(static_cast<mirnet::Status>(code));
   for (; clock_millis < 10000; clock_millis += 10) {
-    mirnet::UpdateLamps();
-    std::putchar(red_lamp ? 'r' : green_lamp ? 'g' : blue_lamp ? 'b' : '.');
+    mirnet::UpdateLeds();
+    std::putchar(red_led ? 'r' : green_led ? 'g' : blue_led ? 'b' : '.');
   }
   return 0;
 }
 
-// Halts; the clock below prints the red lamp and ends the program.
+// Halts; the clock below prints the red LED and ends the program.
 [[noreturn]] void Halt(int code) {
   mirnet::Halt(static_cast<mirnet::Status>(code));
+}
+
+// Settings of the camera in, as the payload of a command; out, what is written
+// to its registers, address and value, or nothing if the payload is refused.
+// The registers have the values of the driver's table; the bus answers as often
+// as the argument says.
+class FakeBus {
+ public:
+  explicit FakeBus(long answers) : answers_(answers) {}
+  bool Read(std::uint8_t address, std::uint8_t* value) {
+    *value = address == 0x14 ? 0x48 : address == 0x13 ? 0xe7 : 0x0a;
+    return answers_-- > 0;
+  }
+  bool Write(std::uint8_t address, std::uint8_t value) {
+    std::printf("%02x=%02x ", address, value);
+    return answers_-- > 0;
+  }
+
+ private:
+  long answers_;
+};
+
+int Settings(long answers) {
+  std::uint8_t payload[16];
+  const std::size_t length = ReadSome(payload, sizeof payload);
+  mirnet::CameraSettings settings;
+  if (mirnet::ParseCameraSettings(payload, length, &settings)) {
+    const bool all = mirnet::WriteCameraSettings(settings, FakeBus(answers));
+    std::printf("%d %u", all, settings.slowness());
+  }
+  return 0;
 }
 
 int Budget() {
@@ -163,11 +216,11 @@ bool Write(const std::uint8_t* data, std::size_t size) {
 std::uint32_t Millis() { return clock_millis; }
 
 // Halt() never returns: end the program from within it after 10 seconds, with
-// what the lamp did and how many bytes were sent.
+// what the LED did and how many bytes were sent.
 void Wait(std::uint32_t milliseconds) {
   clock_millis += milliseconds;
-  mirnet::UpdateLamps();  // as the board's interrupt does
-  std::putchar(red_lamp ? 'r' : '.');
+  mirnet::UpdateLeds();  // as the board's interrupt does
+  std::putchar(red_led ? 'r' : '.');
   if (clock_millis >= 10000) {
     std::printf(" %lu", static_cast<unsigned long>(sent.size()));
     std::fflush(stdout);
@@ -175,10 +228,10 @@ void Wait(std::uint32_t milliseconds) {
   }
 }
 
-void SetLamps(bool red, bool green, bool blue) {
-  red_lamp = red;
-  green_lamp = green;
-  blue_lamp = blue;
+void SetLeds(bool red, bool green, bool blue) {
+  red_led = red;
+  green_led = green;
+  blue_led = blue;
 }
 
 }  // namespace board
@@ -194,13 +247,20 @@ int main(int argc, char** argv) {
     return Decode(static_cast<std::size_t>(number));
   }
   if (std::strcmp(mode, "camera") == 0) {
-    return Camera(number);
+    const auto other = [argc, argv](int i, long usual) {
+      return argc > i ? std::atol(argv[i]) : usual;
+    };
+    return Camera(number, other(3, 0), other(4, 0) != 0,
+                  static_cast<int>(other(5, 3)));
   }
   if (std::strcmp(mode, "report") == 0) {
     return Report(static_cast<int>(number));
   }
   if (std::strcmp(mode, "halt") == 0) {
     Halt(static_cast<int>(number));
+  }
+  if (std::strcmp(mode, "settings") == 0) {
+    return Settings(number);
   }
   if (std::strcmp(mode, "budget") == 0) {
     return Budget();

@@ -1,21 +1,32 @@
-// Runs the whole sketch, setup() and loop(), on a board whose clock, computer
-// and camera follow a script, so that every run is the same.
+// Runs the whole sketch, setup() and loop(), on a board whose clock, computer,
+// camera and button follow a script, so that every run is the same. A display
+// is wired to its pins, whether the sketch is compiled for it or not.
 //
 // The script, on stdin, is a list of steps: a letter and a number (4 bytes).
 //   b n   the next n bytes of the script arrive; loop() runs until it has read
 //         them and returned once more
 //   w n   loop() runs for n milliseconds
 //   c 1, c 0   a program opens or closes the port
+//   o n   a program opens the port n milliseconds from now
 //   s n   the camera is silent for the next n frames
 //   m n   the model takes n milliseconds from now on
+//   p n   n bytes arrive at once from now on; 1 at the start
 //   x n   the first code of its output is exclusive-ored with n
+//   k n   the contact of the button closes, or opens again, n milliseconds
+//   after
+//         it last did, or from now if it has done all that before
+//   v n   from now on every frame of the camera is n levels brighter than the
+//         one before, up to white
+//   d 0   a look at the display
 //
 // A step that takes more than a minute ends the program: the sketch has halted.
 //
 // The answer, on stdout: the number (4 bytes) of bytes that the sketch sent and
 // the bytes; how often it asked the clock (4 bytes); how often it started the
-// camera (4 bytes); one character for every 20 milliseconds: the lamp, r, g, b
-// or . for none.
+// camera (4 bytes); how many looks there were (4 bytes), and for each of them
+// the frames that the camera has sent (4 bytes) and pins::State(); one
+// character for every 20 milliseconds: the LED, r, g, b or . for none.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,6 +35,7 @@
 #include <vector>
 
 #include "board.h"
+#include "display/pins.h"
 #include "golden_vectors.h"
 #include "image_source.h"
 #include "model_runner.h"
@@ -36,16 +48,25 @@ namespace {
 
 constexpr std::uint32_t kTickMillis = 20;
 constexpr std::uint32_t kLongestStep = 60000;
-constexpr std::uint32_t kCameraMillis = 200, kSilentMillis = 3000;
+constexpr std::uint32_t kCameraMillis = 200, kSilentMillis = 1000;
+
+constexpr int kBlack = 3;
 
 std::string sent;
 std::deque<std::uint8_t> arrived;
-std::string lamps;
-char lamp = '.';
+std::size_t packet = 1;
+bool drained = false;  // the sketch has asked for bytes, and none were left
+std::string leds;
+char led = '.';
 std::uint32_t clock_millis = 0, clock_asked = 0, model_millis = 0,
               model_error = 0, step_began = 0;
 std::uint32_t camera_started = 0, camera_silent = 0;
-bool connected = false;
+std::uint32_t camera_frames = 0, brighter = 0, brighter_since = 0;
+bool connected = false, closed = false;
+std::uint32_t opens_at = 0;
+std::deque<std::uint32_t> contact;  // when it closes or opens
+std::uint32_t looks = 0;
+std::string seen;
 void (*on_tick)() = nullptr;
 
 void PutNumber(std::uint32_t value) {
@@ -54,12 +75,22 @@ void PutNumber(std::uint32_t value) {
   std::fwrite(bytes, 1, sizeof bytes, stdout);
 }
 
+void Look() {
+  std::uint8_t bytes[4];
+  mirnet::PutU32(bytes, camera_frames);
+  seen.append(reinterpret_cast<const char*>(bytes), sizeof bytes);
+  seen += pins::State();
+  ++looks;
+}
+
 [[noreturn]] void Finish() {
   PutNumber(static_cast<std::uint32_t>(sent.size()));
   std::fwrite(sent.data(), 1, sent.size(), stdout);
   PutNumber(clock_asked);
   PutNumber(camera_started);
-  std::fwrite(lamps.data(), 1, lamps.size(), stdout);
+  PutNumber(looks);
+  std::fwrite(seen.data(), 1, seen.size(), stdout);
+  std::fwrite(leds.data(), 1, leds.size(), stdout);
   std::fflush(stdout);
   std::_Exit(0);
 }
@@ -70,9 +101,15 @@ void Pass(std::uint32_t milliseconds) {
     if (clock_millis - step_began > kLongestStep) {
       Finish();
     }
-    if (++clock_millis % kTickMillis == 0 && on_tick != nullptr) {
+    ++clock_millis;
+    connected = connected || clock_millis == opens_at;
+    while (!contact.empty() && contact.front() == clock_millis) {
+      contact.pop_front();
+      closed = !closed;
+    }
+    if (clock_millis % kTickMillis == 0 && on_tick != nullptr) {
       on_tick();
-      lamps += lamp;
+      leds += led;
     }
   }
 }
@@ -96,13 +133,12 @@ void Begin(void (*tick)()) { on_tick = tick; }
 
 bool Connected() { return connected; }
 
-int Read() {
-  if (arrived.empty()) {
-    return -1;
-  }
-  const int byte = arrived.front();
-  arrived.pop_front();
-  return byte;
+std::size_t Read(std::uint8_t* data, std::size_t size) {
+  const std::size_t count = std::min({size, arrived.size(), packet});
+  drained = count == 0;
+  std::copy_n(arrived.begin(), count, data);
+  arrived.erase(arrived.begin(), arrived.begin() + static_cast<long>(count));
+  return count;
 }
 
 bool Write(const std::uint8_t* data, std::size_t size) {
@@ -121,9 +157,11 @@ std::uint32_t Micros() { return 1000 * clock_millis; }
 
 void Wait(std::uint32_t milliseconds) { Pass(milliseconds); }
 
-void SetLamps(bool red, bool green, bool blue) {
-  lamp = red ? 'r' : green ? 'g' : blue ? 'b' : '.';
+void SetLeds(bool red, bool green, bool blue) {
+  led = red ? 'r' : green ? 'g' : blue ? 'b' : '.';
 }
+
+bool ButtonClosed() { return closed; }
 
 }  // namespace board
 
@@ -157,6 +195,8 @@ Status BeginCamera() {
   return Status::kOk;
 }
 
+Status SetCamera(const CameraSettings&) { return Status::kOk; }
+
 Status ReadCamera(std::uint8_t* frame) {
   if (camera_silent > 0) {
     --camera_silent;
@@ -164,7 +204,14 @@ Status ReadCamera(std::uint8_t* frame) {
     return Status::kCameraSilent;
   }
   Pass(kCameraMillis);
-  return ReadTestPicture(frame);
+  const Status status = ReadTestPicture(frame);
+  const auto more =
+      static_cast<int>(brighter * (camera_frames++ - brighter_since));
+  for (std::size_t i = 0; i < kFrameSize; i += 2) {  // nothing is black
+    frame[i] = static_cast<std::uint8_t>(
+        std::min(std::max<int>(frame[i], kBlack) + more, 255));
+  }
+  return status;
 }
 
 }  // namespace mirnet
@@ -182,10 +229,9 @@ int main() {
         return 2;
       }
       arrived.insert(arrived.end(), bytes.begin(), bytes.end());
-      while (!arrived.empty()) {
+      for (drained = false; !drained;) {
         loop();
       }
-      loop();
     } else if (step == 'w') {
       for (const std::uint32_t start = clock_millis;
            clock_millis - start < number;) {
@@ -195,12 +241,26 @@ int main() {
       }
     } else if (step == 'c') {
       connected = number != 0;
+    } else if (step == 'o') {
+      opens_at = clock_millis + number;
     } else if (step == 's') {
       camera_silent = number;
     } else if (step == 'm') {
       model_millis = number;
+    } else if (step == 'p') {
+      packet = number;
     } else if (step == 'x') {
       model_error = number;
+    } else if (step == 'k') {
+      // The millisecond that has begun is over for the contact.
+      const std::uint32_t last =
+          contact.empty() ? clock_millis + 1 : contact.back();
+      contact.push_back(last + number);
+    } else if (step == 'v') {
+      brighter = number;
+      brighter_since = camera_frames;
+    } else if (step == 'd') {
+      Look();
     } else {
       return 2;
     }

@@ -1,13 +1,14 @@
-"""What the sketch promises of memory, lamps and camera, as far as it shows without a board."""
+"""What the sketch promises of memory, LEDs and camera, as far as it shows without a board."""
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
 import pytest
+from camera import CameraSettings
 from sketch_tools import FIRMWARE, HERE, SKETCH, WARNINGS, complaint, need, run
 
-OTHER_STATUSES, FATAL_STATUSES = range(1, 6), range(6, 12)
+OTHER_STATUSES, FATAL_STATUSES = (*range(1, 6), 12), range(6, 12)
 
 
 def test_budget(host_program, model_constants: dict[str, float]) -> None:
@@ -70,29 +71,70 @@ def test_portable_sources_compile_without_warnings() -> None:
 
 
 @pytest.mark.parametrize("status", OTHER_STATUSES)
-def test_red_lamp_blinks_the_status_once(host_program, status: int) -> None:
-    lamps = host_program("report", status).decode()
-    assert len(re.findall("r+", lamps)) == status
-    assert lamps.endswith("g" * 100), "green again afterwards"
+def test_red_led_blinks_the_status_once(host_program, status: int) -> None:
+    leds = host_program("report", status).decode()
+    assert len(re.findall("r+", leds)) == status
+    assert leds.endswith("g" * 100), "green again afterwards"
 
 
 @pytest.mark.parametrize("status", FATAL_STATUSES)
-def test_red_lamp_blinks_for_ever_and_the_status_is_repeated(host_program, status: int) -> None:
-    lamps, sent = host_program("halt", status).decode().split()
-    first_round = re.match(r"\.*((r+\.{25,35})+)\.{120,}", lamps)
+def test_red_led_blinks_for_ever_and_the_status_is_repeated(host_program, status: int) -> None:
+    leds, sent = host_program("halt", status).decode().split()
+    first_round = re.match(r"\.*((r+\.{25,35})+)\.{120,}", leds)
     assert first_round is not None and len(re.findall("r+", first_round[1])) == status
-    assert len(re.findall("r+", lamps)) > status
+    assert len(re.findall("r+", leds)) > status
     assert int(sent) > 4 * (12 + 1 + 20 + 4), "said every two seconds of ten"
 
 
-def test_camera_frame_arrives_whole(host_program) -> None:
-    whole, locks, *frame = map(int, host_program("camera", 10**9).split())
-    assert whole == 1 and locks == 0
+@pytest.mark.parametrize("payload, written", [
+    # COM15, COM8 (AGC, AEC), COM9 (ceiling), COM11 (night mode), MVFP (mirror, flip)
+    ([0, 0, 5, 0, 0, 0, 0], "40=c0 13=e7 14=48 3b=0a 1e=0a 1 1"),
+    ([1, 1, 1, 0, 0, 0, 0], "40=c0 13=e7 14=08 3b=aa 1e=2a 1 2"),
+    ([2, 3, 7, 0, 0, 0, 0], "40=c0 13=e7 14=68 3b=ea 1e=1a 1 8"),
+    # and GAIN, VREF: 1, 31/16, 2, 32 * 25/16 and 64 * 31/16
+    ([0, 0, 5, 16, 0, 0, 0], "40=c0 13=e3 14=48 3b=0a 1e=0a 00=00 03=0a 1 1"),
+    ([0, 0, 5, 31, 0, 0, 0], "40=c0 13=e3 14=48 3b=0a 1e=0a 00=0f 03=0a 1 1"),
+    ([0, 0, 5, 32, 0, 0, 0], "40=c0 13=e3 14=48 3b=0a 1e=0a 00=10 03=0a 1 1"),
+    ([0, 0, 5, 0x20, 3, 0, 0], "40=c0 13=e3 14=48 3b=0a 1e=0a 00=f9 03=4a 1 1"),
+    ([0, 0, 5, 0xc0, 7, 0, 0], "40=c0 13=e3 14=48 3b=0a 1e=0a 00=ff 03=ca 1 1"),
+    # and AECHH, AECH, COM1: 510 rows; a night has no say then
+    ([0, 3, 5, 0, 0, 0xfe, 1], "40=c0 13=e6 14=48 3b=ea 1e=0a 07=00 10=7f 04=0a 1 1")])
+def test_camera_settings_are_written_to_the_registers(host_program, payload: list[int], written: str) -> None:
+    assert host_program("settings", 100, stdin=bytes(payload)).decode() == written
+    *_, last, answered, _ = host_program("settings", 4, stdin=bytes(payload)).decode().split()
+    assert answered == "0" and last.startswith("14="), "a camera that does not answer is not asked on"
+
+
+def test_the_viewer_s_settings_are_the_board_s(host_program) -> None:
+    payload = CameraSettings(mirror=True, night=4, ceiling=128, gain=50, shutter=0.1).payload()
+    assert host_program("settings", 100, stdin=payload).decode() == (
+        "40=c0 13=e2 14=68 3b=ca 1e=2a 00=f9 03=4a 07=00 10=3f 04=0b 1 1")
+
+
+WHOLE, SLIPPED, SILENT = range(3)  # of camera_reader.h
+NEVER = 10**9
+
+
+@pytest.mark.parametrize("clock_between_rows", [0, 1])
+def test_camera_frame_arrives_whole(host_program, clock_between_rows: int) -> None:
+    result, locks, *frame = map(int, host_program("camera", NEVER, 0, clock_between_rows).split())
+    assert result == WHOLE and locks == 0
     assert frame == [16 * row + column for row in range(3) for column in range(4)]
 
 
-@pytest.mark.parametrize("silent_after", [0, 10, 20, 32, 41, 60, 90, 120, 150, 165])
+@pytest.mark.parametrize("clock_between_rows", [0, 1])
+@pytest.mark.parametrize("pulse", [*range(-12, 0), *range(1, 13)])
+def test_a_frame_with_a_pulse_too_few_or_too_many_is_refused(host_program, pulse: int, clock_between_rows: int) -> None:
+    result, locks, *_ = map(int, host_program("camera", NEVER, pulse, clock_between_rows).split())
+    assert result == SLIPPED and locks == 0
+
+
+def test_a_frame_that_ends_too_early_is_refused(host_program) -> None:
+    assert int(host_program("camera", NEVER, 0, 0, 4).split()[0]) == SLIPPED
+
+
+@pytest.mark.parametrize("silent_after", [0, 10, 20, 32, 41, 60, 90, 120, 150, 200, 250, 300, 340])
 def test_camera_that_is_unplugged_is_given_up(host_program, silent_after: int) -> None:
-    whole, locks, *_ = map(int, host_program("camera", silent_after).split())
-    assert whole == 0, "no frame can have come"
+    result, locks, *_ = map(int, host_program("camera", silent_after).split())
+    assert result == (SILENT if silent_after < 20 else SLIPPED), "no frame can have come"
     assert locks == 0, "interrupts are on again"

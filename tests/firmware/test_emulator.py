@@ -103,6 +103,15 @@ def test_a_frame_comes_through_the_pins_byte_for_byte(machine):
     assert machine.camera.played[-1] == PICTURE
 
 
+def test_the_sketch_s_reader_misses_no_byte_of_any_frame(tmp_path):
+    """Time goes by evenly in a row, however little the program looked at registers before it."""
+    from machine import Machine
+    machine = Machine(compiled(tmp_path, FOLDER / "reader.cpp"), lambda: PICTURE)
+    machine.run(2)
+    assert struct.unpack("<4I", variable(machine, "outcomes", 16)) == (1, 1, 1, 1), "every frame is whole"
+    assert variable(machine, "frame", len(PICTURE)) == machine.camera.played[-1]
+
+
 def test_the_order_of_bytes_is_the_one_that_the_registers_choose(machine):
     camera, picture = machine.camera, bytes(range(8))
     for tslb, com13, wired in ((0x04, 0xC0, [0, 1, 2, 3]), (0x04, 0xC1, [0, 3, 2, 1]), (0x0C, 0xC0, [1, 0, 3, 2]),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import assert_one_error, run
 from golden import save_random_mcu
 from link import Link
@@ -16,11 +17,20 @@ from sketch_tools import SKETCH
 from yuv422 import from_yuyv, to_yuyv
 
 from conversion import to_tflite
-from conversion.bridge.c_array import read_c_array
+from conversion.bridge.c_array import read_c_array, write_golden_vectors, write_model_data
+from conversion.bridge.chain import golden_vectors
+from conversion.bridge.cost import cost
+from conversion.bridge.graph import read_graph
+from conversion.frames import paired_frames
 from conversion.judge import open_board
 from conversion.mirnet import sketch as contract
+from conversion.mirnet.prepare import nchw, nhwc
+from mirnet_torch import load_model
+from mirnet_torch.checkpoint import WEIGHTS
 from mirnet_torch.cli import UserError
-from mirnet_torch.data import validation_frames
+from mirnet_torch.scenes.sources import validation_frames
+
+SHIPPED = WEIGHTS / "mcu_int8.tflite"
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +71,32 @@ def test_own_weights_in_the_sketch_answer_with_python_s_bytes(capsys, checkpoint
                 np.testing.assert_array_equal(picture.bright, board(seen))
 
 
-def test_the_shipped_sketch_holds_what_the_bridge_writes_today(capsys, sketch, tmp_path) -> None:
+def test_the_shipped_sketch_holds_the_model_that_ships(sketch, tmp_path) -> None:
     """Model, header and golden vectors, byte for byte: nothing in the sketch was typed by hand."""
-    before = contents(sketch)
-    assert run(capsys, to_tflite.main, "--checkpoint", "mcu", "--out", tmp_path / "out", "--sketch", sketch).status == 0
-    assert contents(sketch) == before
+    graph, network = read_graph(SHIPPED), load_model("mcu")
+    photograph = paired_frames(None, size=(160, 120), channels=3).dark[:1] / np.float32(255)
+    with torch.inference_mode():
+        golden = nhwc(network.to_core(nchw(photograph)))
+    codes, answer = golden_vectors(SHIPPED, graph, golden)
+    write_model_data(SHIPPED, tmp_path, graph=graph, cost=cost(graph),
+                     extra=contract.header(graph, network.config, (160, 120)))
+    write_golden_vectors(tmp_path, graph=graph, golden_input=codes, golden_output=answer)
+    for name in contract.GENERATED:
+        assert (sketch / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_the_model_that_ships_is_what_the_bridge_writes_today(capsys, tmp_path) -> None:
+    """All codes are equal, and scales to 1e-5: their last bits follow from the processor that calibrates."""
+    assert run(capsys, to_tflite.main, "--checkpoint", "mcu", "--out", tmp_path / "out").status == 0
+    shipped, today = (read_graph(path) for path in (SHIPPED, tmp_path / "out" / "mcu_int8.tflite"))
+    assert [operator.name for operator in shipped.operators] == [operator.name for operator in today.operators]
+    for one, other in zip(shipped.tensors, today.tensors):
+        assert (one.name, one.shape, one.dtype, one.zero_points) == \
+            (other.name, other.shape, other.dtype, other.zero_points)
+        assert one.scales == pytest.approx(other.scales, rel=1e-5)
+    files = [np.frombuffer(path.read_bytes(), np.uint8) for path in (SHIPPED, tmp_path / "out" / "mcu_int8.tflite")]
+    assert len(files[0]) == len(files[1]) and np.count_nonzero(files[0] != files[1]) < 4 * sum(
+        len(tensor.scales) for tensor in shipped.tensors)
 
 
 def test_a_model_that_is_refused_leaves_the_sketch_alone(capsys, checkpoint, sketch, tmp_path) -> None:

@@ -8,8 +8,9 @@ from PIL import Image
 from yuv422 import from_yuyv, to_yuyv
 
 from conversion.mirnet.pixels import HeadTables, apply_maps, head_tables, model_input
-from mirnet_torch import CompactConfig, CompactMIRNet, camera
+from mirnet_torch import CompactConfig, CompactMIRNet
 from mirnet_torch.cli import UserError
+from mirnet_torch.scenes import camera
 
 
 def test_yuyv_is_jpeg_s_yuv_with_chroma_for_two_pixels(frames: np.ndarray) -> None:

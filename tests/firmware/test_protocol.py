@@ -5,7 +5,9 @@ import random
 import re
 import struct
 
+import link
 import pytest
+from camera import MOST_ROWS, ROW_SECONDS
 from link import MAX_PAYLOAD, VERSION, Decoder, Message, Type
 from sketch_tools import SKETCH
 
@@ -27,6 +29,11 @@ def test_a_payload_may_look_like_a_message(host_program) -> None:
     outer = Message(Type.ENHANCE, 8, inner + inner)
     assert _decode(host_program, outer.encode() * 2) == [(MESSAGE, outer)] * 2
     assert list(Decoder().feed(outer.encode() * 2)) == [outer] * 2
+
+
+def test_the_example_in_the_document() -> None:
+    line, = re.findall(r"^The command info with tag 1: `([0-9A-F ]+)`$", (SKETCH / "PROTOCOL.md").read_text(), re.M)
+    assert bytes.fromhex(line) == Message(Type.INFO, 1).encode()
 
 
 def test_versions_and_lengths_are_refused_at_the_header(host_program) -> None:
@@ -80,6 +87,29 @@ def test_protocol_page_lists_what_the_sources_have() -> None:
     assert {name.lower() for name in types} == {kind.name.replace("_", "").lower() for kind in Type}
     statuses = {int(code) for code in re.findall(r"\bk\w+ = (\d+),", (SKETCH / "status.h").read_text())}
     assert statuses == {int(code) for code in re.findall(r"^\| (\d+) \|", page[page.index("| status |"):], re.M)}
+
+
+def test_the_page_has_the_same_numbers() -> None:
+    """What JavaScript cannot import."""
+    sources = SKETCH.parent / "viewer" / "page" / "src"
+    text = "".join((sources / name).read_text() for name in ("protocol.js", "link.js", "board_view.js"))
+    types = {name.lower(): int(code, 16) for name, code in re.findall(r"\b(\w+): (0x\w\w)\b", text)}
+    assert len(types) == 10
+    assert types.items() <= {kind.name.replace("_", "").lower(): int(kind) for kind in Type}.items()
+    numbers = {name: float(value) for name, value in re.findall(r"\b([A-Z_]+) = ([\d.e-]+)[,;]", text)}
+    assert (numbers["VERSION"], numbers["DAMAGED"], numbers["ATTEMPTS"]) == (VERSION, link.DAMAGED, link.ATTEMPTS)
+    assert (numbers["HEADER"], numbers["ROW"], numbers["MOST_ROWS"]) == (Decoder.HEADER, ROW_SECONDS, MOST_ROWS)
+
+    def captured(pattern: str) -> list[int]:
+        [found] = re.findall(pattern, text)
+        return [int(number, 0) for number in ([found] if isinstance(found, str) else found)]
+
+    assert numbers["FRAME_HEADER"] + 3 * captured(r"MOST = FRAME_HEADER \+ 3 \* (\d+);")[0] == MAX_PAYLOAD
+    assert bytes(captured(r"\[(0x\w+), (0x\w+), VERSION,")) == link.MAGIC
+    first, last = captured(r"status >= (\d+) && status <= (\d+)")
+    assert range(first, last + 1) == link.FATAL
+    *products, vendor = captured(r"BOARDS = \[(\w+), (\w+), (\w+), (\w+)\].*usbVendorId: (\w+),")
+    assert {(vendor, product) for product in products} == link.BOARDS
 
 
 def _damage(rng: random.Random, kind: str, message: bytes) -> bytes:

@@ -9,9 +9,12 @@ from sketch_tools import SKETCH, need
 MISSING = ("not installed", "not found", "no such host", "dial tcp", "lookup ", "connect:")
 
 
-def test_arduino_cli_compiles_the_sketch(tmp_path) -> None:
+@pytest.mark.parametrize("display", [0, 1])
+def test_arduino_cli_compiles_the_sketch(tmp_path, display: int) -> None:
+    flag = f"compiler.cpp.extra_flags=-DMIRNET_DISPLAY={display}"
     result = subprocess.run([need("arduino-cli"), "compile", "--profile", "nano33ble", "--warnings", "all",
-                             "--build-path", tmp_path, SKETCH], capture_output=True, text=True)
+                             "--build-property", flag, "--build-path", tmp_path, SKETCH],
+                            capture_output=True, text=True)
     if result.returncode and any(sign in result.stderr for sign in MISSING):
         pytest.skip(f"arduino-cli lacks the platform or a library: {result.stderr.strip().splitlines()[-1]}")
     assert result.returncode == 0, result.stderr

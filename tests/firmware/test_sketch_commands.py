@@ -6,61 +6,19 @@ import re
 import shutil
 import struct
 import zlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Callable, Iterator
+from typing import Iterator
 
+import numpy as np
 import pytest
-from link import MAGIC, VERSION, Decoder, Message, Type
-from sketch_tools import HERE, SKETCH, WARNINGS, constants_of, need, run, set_arrays, set_constants
+from camera import CameraSettings
+from link import MAGIC, VERSION, Message, Type
+from scripted import MODEL, OPEN, PACKET, SILENT, WAIT, WRONG, Board, compiled
+from sketch_tools import SKETCH, constants_of, set_arrays, set_constants
 
-OPEN, SILENT, MODEL, WRONG, WAIT = "c", "s", "m", "x", "w"
 OK, DAMAGED, BAD_COMMAND, WRONG_VERSION, CAMERA_SILENT, SELF_TEST = 0, 1, 2, 3, 5, 11
+FRAME_BYTES = 38_400
 SIDE = 20  # of the small board's frames, in pixels
 MESSAGES = 20_000
-
-
-@dataclass
-class Answer:
-    sent: list[Message]
-    clock_asked: int
-    camera_started: int
-    lamps: str  # one character for every 20 ms
-
-    def heads(self) -> list[tuple[int, int]]:
-        """Type and tag of every message."""
-        return [(message.type, message.tag) for message in self.sent]
-
-    def statuses(self) -> list[tuple[int, int]]:
-        """Tag and code of every status."""
-        return [(message.tag, message.payload[0]) for message in self.sent if message.type == Type.STATUS]
-
-
-Board = Callable[..., Answer]
-
-
-def compiled(sketch: Path, folder: Path) -> Board:
-    """Compile the sketch for a scripted board; the steps are bytes that arrive or pairs of a letter and a number."""
-    from simulator import SANITIZERS, portable_sources
-    program = folder / "scripted"
-    run(need("g++"), *WARNINGS, *SANITIZERS, "-I", sketch, *portable_sources(sketch), HERE / "scripted_board.cpp",
-        "-x", "c++", sketch / f"{SKETCH.name}.ino", "-o", program)
-
-    def play(*steps: bytes | Message | tuple[str, int]) -> Answer:
-        script = b""
-        for step in steps:
-            data = step.encode() if isinstance(step, Message) else step
-            script += (data[0].encode() + struct.pack("<I", data[1]) if isinstance(data, tuple)
-                       else b"b" + struct.pack("<I", len(data)) + data)
-        answer = run(program, input=script)
-        length, = struct.unpack_from("<I", answer)
-        decoder = Decoder()
-        sent = list(decoder.feed(answer[4:4 + length]))
-        assert decoder.dropped == 0, "the sketch sends whole messages only"
-        asked, started = struct.unpack_from("<II", answer, 4 + length)
-        return Answer(sent, asked, started, answer[12 + length:].decode())
-
-    return play
 
 
 @pytest.fixture(scope="module")
@@ -129,33 +87,106 @@ def test_half_a_message_is_dropped_with_its_port(board: Board) -> None:
     assert answer.heads() == [(Type.INFO_TEXT, 8)]
 
 
-def test_a_silent_camera_is_said_and_started_anew_and_the_stream_goes_on(board: Board) -> None:
-    answer = board((OPEN, 1), (SILENT, 2), Message(Type.STREAM, 7, b"\1"), (WAIT, 12_000))
-    assert answer.statuses() == [(7, OK), (7, CAMERA_SILENT), (7, CAMERA_SILENT)]
-    assert answer.heads()[3:5] == [(Type.DARK_FRAME, 7), (Type.BRIGHT_FRAME, 7)]
-    assert answer.camera_started == 3, "at the start, and after each silence"
+def test_a_silent_camera_is_said_and_the_stream_goes_on(board: Board) -> None:
+    answer = board((OPEN, 1), (SILENT, 1), Message(Type.STREAM, 7, b"\1"), (WAIT, 12_000))
+    assert answer.statuses() == [(7, OK), (7, CAMERA_SILENT)]
+    assert answer.heads()[2:4] == [(Type.DARK_FRAME, 7), (Type.BRIGHT_FRAME, 7)]
+    assert answer.camera_started == 1, "one silent frame is no reason to start it anew"
     answer = board((OPEN, 1), (SILENT, 1), Message(Type.CAPTURE, 7), Message(Type.CAPTURE, 8))
     assert answer.statuses() == [(7, CAMERA_SILENT)] and answer.heads()[-1] == (Type.BRIGHT_FRAME, 8)
 
 
-def test_lamps_can_be_read_while_frames_are_computed(board: Board) -> None:
+def test_a_camera_that_stays_silent_is_started_anew(board: Board) -> None:
+    answer = board((OPEN, 1), (SILENT, 3), Message(Type.STREAM, 7, b"\1"), (WAIT, 15_000))
+    assert answer.statuses() == [(7, OK)] + 3 * [(7, CAMERA_SILENT)] and answer.heads()[-1][0] == Type.BRIGHT_FRAME
+    assert answer.camera_started == 3, "at the start, and after the second and third silence"
+
+
+def test_info_says_the_darkest_level_of_the_camera_s_last_frame(board: Board) -> None:
+    answer = board((OPEN, 1), Message(Type.INFO, 6), Message(Type.CAPTURE, 7),
+                   Message(Type.ENHANCE, 8, bytes(FRAME_BYTES)), Message(Type.INFO, 9))
+    before, after = (message.payload.decode() for message in answer.sent if message.type == Type.INFO_TEXT)
+    assert before.endswith(" darkest=-1") and after.endswith(" darkest=3")
+
+
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_a_still_is_the_mean_of_frames_of_the_computer(board: Board, count: int) -> None:
+    rng = np.random.default_rng(count)
+    frames = rng.integers(0, 256, (count, FRAME_BYTES), np.uint8)
+    frames[:, :2] = 255, 0
+    answer = board((OPEN, 1), Message(Type.AVERAGE, 5, bytes([count])),
+                   *(Message(Type.ENHANCE, tag, frame.tobytes()) for tag, frame in enumerate(frames, 10)),
+                   Message(Type.AVERAGE, 6, b"\1"), Message(Type.ENHANCE, 30, frames[0].tobytes()))
+    assert answer.heads() == (
+        [(Type.STATUS, 5)] + [(Type.STATUS, tag) for tag in range(10, 9 + count)]
+        + [(Type.DARK_FRAME, 9 + count), (Type.BRIGHT_FRAME, 9 + count), (Type.STATUS, 6), (Type.DARK_FRAME, 30),
+           (Type.BRIGHT_FRAME, 30)])
+    assert {code for _, code in answer.statuses()} == {OK}
+    mean, single = (message.payload[8:] for message in answer.sent if message.type == Type.DARK_FRAME)
+    assert mean == ((frames.astype(int).sum(0) + count // 2) // count).astype(np.uint8).tobytes()
+    assert single == frames[0].tobytes()
+
+
+@pytest.mark.parametrize("between", [Message(Type.SELF_TEST, 20), Message(Type.AVERAGE, 20, b"\2")])
+def test_what_was_summed_is_forgotten_when_its_memory_is_used(board: Board, between: Message) -> None:
+    frames = [Message(Type.ENHANCE, tag, bytes([tag]) * FRAME_BYTES) for tag in (11, 12, 13)]
+    answer = board((OPEN, 1), Message(Type.AVERAGE, 5, b"\2"), frames[0], between, *frames[1:])
+    dark, = (message for message in answer.sent if message.type == Type.DARK_FRAME)
+    assert dark.tag == 13 and dark.payload[8:] == bytes([13]) * FRAME_BYTES, "12.5, rounded up"
+
+
+def test_another_source_between_and_the_camera_s_still(board: Board) -> None:
+    frame = Message(Type.ENHANCE, 11, bytes(FRAME_BYTES))
+    answer = board((OPEN, 1), Message(Type.AVERAGE, 5, b"\4"), frame, Message(Type.CAPTURE, 12), frame, frame, frame,
+                   frame)
+    single = board((OPEN, 1), Message(Type.CAPTURE, 12))
+    darks = [message for message in answer.sent if message.type == Type.DARK_FRAME]
+    assert [dark.tag for dark in darks] == [12, 11] and darks[1].payload[8:] == bytes(FRAME_BYTES)
+    assert darks[0].payload[8:] == single.sent[0].payload[8:]
+    took, usual = (int.from_bytes(dark.payload[4:8], "little") for dark in (darks[0], single.sent[0]))
+    assert took == 4 * usual, "four frames of the camera"
+
+
+def test_a_still_ends_with_its_port(board: Board) -> None:
+    answer = board((OPEN, 1), Message(Type.AVERAGE, 5, b"\4"), (OPEN, 0), (WAIT, 10), (OPEN, 1),
+                   Message(Type.ENHANCE, 11, bytes(FRAME_BYTES)))
+    assert answer.heads() == [(Type.STATUS, 5), (Type.DARK_FRAME, 11), (Type.BRIGHT_FRAME, 11)]
+
+
+def test_the_exposure_ends_with_its_port(board: Board) -> None:
+    """Else frames on a display without a computer would stay brighter until the board is reset."""
+    picture = Message(Type.TEST_PICTURE, 11)
+    plain, brighter = (board((OPEN, 1), *before, picture).sent[-1].payload[8:]
+                       for before in ([], [Message(Type.EXPOSURE, 5, b"\x20")]))
+    answer = board((OPEN, 1), Message(Type.EXPOSURE, 5, b"\x20"), (OPEN, 0), (WAIT, 10), (OPEN, 1), picture)
+    assert answer.sent[-1].payload[8:] == plain != brighter
+
+
+def test_commands_that_arrive_in_one_packet_are_all_obeyed(board: Board) -> None:
+    answer = board((OPEN, 1), (PACKET, 64), Message(Type.TEST_PICTURE, 1).encode() + Message(Type.INFO, 2).encode()
+                   + Message(Type.CAPTURE, 3).encode())
+    assert answer.heads() == [(Type.DARK_FRAME, 1), (Type.BRIGHT_FRAME, 1), (Type.INFO_TEXT, 2), (Type.DARK_FRAME, 3),
+                              (Type.BRIGHT_FRAME, 3)]
+
+
+def test_leds_can_be_read_while_frames_are_computed(board: Board) -> None:
     """Three blinks for a wrong version, each as long as the next, in a stream whose frames take a second each."""
     foreign = _header(version=VERSION + 1, kind=Type.INFO, tag=9, length=0)
     answer = board((OPEN, 1), Message(Type.STREAM, 7, b"\2"), (WAIT, 2500), foreign, (WAIT, 6000))
-    red = re.search(r"r[r.]*r", answer.lamps)
-    assert red is not None and re.fullmatch(r"r{14,16}(\.{14,16}r{14,16}){2}", red[0]), answer.lamps
-    assert answer.lamps.endswith("b"), "blue again afterwards"
+    red = re.search(r"r[r.]*r", answer.leds)
+    assert red is not None and re.fullmatch(r"r{14,16}(\.{14,16}r{14,16}){2}", red[0]), answer.leds
+    assert answer.leds.endswith("b"), "blue again afterwards"
 
 
 def test_a_status_that_comes_again_does_not_spoil_the_count(board: Board) -> None:
     answer = board((OPEN, 1), (SILENT, 9), Message(Type.STREAM, 7, b"\1"), (WAIT, 12_000))
-    rounds = re.findall(r"(?:r+\.{1,20}){2,}", answer.lamps)
-    assert [len(re.findall("r+", blinks)) for blinks in rounds][:2] == [5, 5], answer.lamps
+    rounds = re.findall(r"(?:r+\.{1,20}){2,}", answer.leds)
+    assert [len(re.findall("r+", blinks)) for blinks in rounds][:2] == [5, 5], answer.leds
 
 
 def test_blue_while_the_sketch_starts(board: Board) -> None:
-    lamps = board((WAIT, 1000)).lamps
-    assert re.fullmatch(r"b{90,}g{40,}", lamps), lamps
+    leds = board((WAIT, 1000)).leds
+    assert re.fullmatch(r"b{90,}g{40,}", leds), leds
 
 
 def test_a_self_test_that_fails_says_how_far_and_halts(board: Board) -> None:
@@ -172,11 +203,26 @@ def test_exposure_of_another_range_or_length_is_refused(board: Board) -> None:
     assert answer.statuses() == [(tag, code) for tag, (_, code) in enumerate(steps, 1)]
 
 
+def test_camera_settings_of_another_range_or_length_are_refused(board: Board) -> None:
+    good = CameraSettings().payload()
+    steps = [(good, OK), (good[:-1], BAD_COMMAND), (good + b"\0", BAD_COMMAND)]
+    steps += [(_changed(good, at, value), code) for at, value, code in (
+        (0, 3, OK), (0, 4, BAD_COMMAND), (1, 3, OK), (1, 4, BAD_COMMAND), (2, 1, OK), (2, 7, OK), (2, 0, BAD_COMMAND),
+        (2, 8, BAD_COMMAND), (3, 15, BAD_COMMAND), (3, 16, OK), (4, 7, OK), (4, 8, BAD_COMMAND), (5, 255, OK),
+        (6, 2, BAD_COMMAND))]
+    answer = board((OPEN, 1), *(Message(Type.CAMERA, tag, step) for tag, (step, _) in enumerate(steps, 1)))
+    assert answer.statuses() == [(tag, code) for tag, (_, code) in enumerate(steps, 1)]
+
+
+def _changed(payload: bytes, at: int, value: int) -> bytes:
+    return payload[:at] + bytes([value]) + payload[at + 1:]
+
+
 def test_hostile_messages(small_board: Board) -> None:
     """Every answer is the one that PROTOCOL.md promises, under its own tag, and nothing else comes."""
     rng = random.Random(14)
     # The oracle needs to know which frames are the stream's: tags from 200 are for streams only.
-    steps: list = [(OPEN, 1), (MODEL, 0)]
+    steps: list = [(OPEN, 1), (MODEL, 0), (PACKET, 64)]
     expected: list[tuple[int, int, int]] = []  # type, tag and the first byte of the payload
     oracle = _Oracle()
     for _ in range(MESSAGES // 50):
@@ -260,18 +306,27 @@ class _Oracle:
             yield Type.BRIGHT_FRAME, tag, 0
         elif kind == Type.STREAM and length == 1 and payload[0] <= 2:
             yield Type.STATUS, tag, OK
-        elif kind == Type.EXPOSURE and length == 1 and abs(int.from_bytes(payload, "little", signed=True)) <= 32:
+        elif (kind == Type.EXPOSURE and length == 1 and abs(int.from_bytes(payload, "little", signed=True)) <= 32
+              or kind == Type.CAMERA and length == 7 and _may_be_set(payload)
+              or kind == Type.AVERAGE and payload == b"\1"):
             yield Type.STATUS, tag, OK
         else:
             yield Type.STATUS, tag, BAD_COMMAND
 
 
+def _may_be_set(payload: bytes) -> bool:
+    turned, night, ceiling, gain, shutter = struct.unpack("<BBBHH", payload)
+    return turned <= 3 and night <= 3 and 1 <= ceiling <= 7 and (not gain or 16 <= gain <= 1984) and shutter <= 510
+
+
 def _hostile(rng: random.Random) -> bytes:
     """A message, right, wrong, damaged, or no message at all."""
-    kind = rng.choice([*range(1, 8), rng.randrange(256)])
+    kind = rng.choice([*range(1, 9), rng.choice([kind for kind in range(256) if kind != Type.AVERAGE])])
     tag = rng.randrange(1, 199)
-    right = {Type.ENHANCE: 2 * SIDE ** 2, Type.STREAM: 1, Type.EXPOSURE: 1}.get(kind, 0)
+    right = {Type.ENHANCE: 2 * SIDE ** 2, Type.STREAM: 1, Type.EXPOSURE: 1, Type.CAMERA: 7}.get(kind, 0)
     payload = rng.randbytes(rng.choice((right, right, right, rng.randrange(40))))
+    if kind == Type.CAMERA and len(payload) == right and rng.random() < 0.8:
+        payload = bytes([rng.randrange(4), rng.randrange(4), rng.randrange(1, 8), 16, rng.randrange(8), 1, 1])
     if kind == Type.STREAM:
         start = rng.random() < 0.5
         payload, tag = (bytes([rng.choice((1, 2))]), rng.randrange(200, 256)) if start else (b"\0", 199)

@@ -21,7 +21,8 @@ from typing import Callable, Iterator
 import numpy as np
 import pytest
 import simulator as simulation
-from link import VERSION, Decoder, Link, LinkError, Message, Type, Unplugged, watch
+from link import VERSION, Decoder, Link, LinkError, Message, Type, Unplugged
+from live import watch
 from PIL import Image
 from simulator import Simulator
 from sketch_tools import FIRMWARE, SKETCH, constants_of, need, set_constants
@@ -131,7 +132,7 @@ def test_silent_camera_is_said_and_the_stream_goes_on(folder: Path) -> None:
         with contextlib.closing(watch(lambda: board.port, frames=20)) as updates:
             for update in updates:
                 is_text = isinstance(update, str)
-                kinds.append("picture" if not is_text else "silent" if "no picture for" in update else "")
+                kinds.append("picture" if not is_text else "silent" if "camera silent for" in update else "")
                 if kinds.count("picture") == 2 and not said:
                     silent.set()
                 if kinds[-1] == "silent":
@@ -233,6 +234,30 @@ def test_a_port_without_a_board_is_given_up() -> None:
     os.close(theirs)
 
 
+@pytest.mark.parametrize("said", [b"hello\n", Message(Type.STATUS, 0, b"\2of no command").encode()],
+                         ids=["text", "of no command"])
+def test_a_port_that_talks_but_does_not_answer_is_given_up(said: bytes) -> None:
+    """Another sketch, or one that reports something else again and again."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+
+    def talk() -> None:
+        for _ in range(60):
+            os.write(ours, said)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    link, started = Link(os.ttyname(theirs), patience=0.5), time.monotonic()
+    with pytest.raises(LinkError, match="silent for 0.5 s"):
+        link.info()
+    assert time.monotonic() - started < 2
+    link.close()
+    thread.join()
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_frames_of_another_size_than_the_board_says_are_refused() -> None:
     """What a viewer and a sketch of different versions would send."""
     ours, theirs = os.openpty()
@@ -271,7 +296,7 @@ def test_bad_files_get_one_clear_line(folder: Path, tmp_path: Path, arguments: l
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda sketch: shutil.rmtree(sketch), "it has no board.h: copy "),
+    (lambda sketch: shutil.rmtree(sketch), "it has no average.cpp: copy "),
     (lambda sketch: (sketch / "golden_vectors.cpp").unlink(), "it has no golden_vectors.cpp: copy "),
     (lambda sketch: set_constants(sketch, kOutputChannels=75), "the model has another head: "),
     (lambda sketch: set_constants(sketch, kArenaBytes=160000), "take too much memory: convert a network with fewer"),

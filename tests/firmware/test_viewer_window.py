@@ -9,6 +9,7 @@ from typing import Callable, Iterator
 
 import numpy as np
 import pytest
+from camera import CameraSettings
 from link import Picture
 from PIL import Image
 from sketch_tools import need
@@ -85,7 +86,7 @@ def test_brightness_keys_stay_within_the_range(window, press) -> None:
     for key, steps in (("plus", 1), ("Up", 2), ("minus", 1), ("Down", 0), ("Down", -1)):
         press(key)
         assert window._exposure == [steps]
-    assert "exposure -0.125 EV" in window.line["text"]
+    assert "exposure -0.125 EV" in window.said["text"]
     for _ in range(40):
         window.brighter()
     assert window._exposure == [32]
@@ -98,7 +99,7 @@ def test_s_saves_both_frames(window, press, tmp_path: Path) -> None:
     press("s")
     dark, bright = sorted(tmp_path.glob("*.png"), key=lambda path: path.name, reverse=True)
     assert np.asarray(Image.open(dark)).max() == 9 and np.asarray(Image.open(bright)).min() == 246
-    assert window.line["text"] == f"saved {dark.name}, {bright.name}"
+    assert window.said["text"] == f"saved {dark.name}, {bright.name}"
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_the_window_stays(window, press, tmp_path: Path) -> None:
@@ -106,9 +107,11 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_window_stays(window, pr
     window._folder = tmp_path / "file"
     window.receive(picture(9))
     press("s")
-    assert "cannot write" in window.line["text"]
+    assert "cannot write" in window.said["text"]
     window.receive(picture(10))
+    window.receive("frame 10")
     assert window.picture.number == 10
+    assert "cannot write" in window.said["text"] and window.line["text"] == "frame 10"
 
 
 def test_space_holds_the_picture(window, press) -> None:
@@ -150,11 +153,22 @@ def test_silence_is_said(window, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_show_ends_with_its_updates_and_raises_what_they_raise(screen: None) -> None:
     from window import show
-    show(iter([picture(1), "frame 1"]), [0])
+    show(iter([picture(1), "frame 1"]), [0], [CameraSettings()])
 
     def fail() -> Iterator[Picture]:
         yield picture(1)
         raise RuntimeError("the board is on fire")
 
     with pytest.raises(RuntimeError, match="on fire"):
-        show(fail(), [0])
+        show(fail(), [0], [CameraSettings()])
+
+
+def test_keys_of_the_camera(window, press: Callable[[str], None]) -> None:
+    camera = window._camera
+    for key, expected in (("m", {"mirror": True}), ("f", {"flip": True}), ("n", {"night": 2}), ("n", {"night": 4}),
+                          ("n", {"night": 8}), ("n", {"night": 1}), ("bracketright", {"ceiling": 64}),
+                          ("bracketright", {"ceiling": 128}), ("bracketright", {"ceiling": 128}),
+                          ("bracketleft", {"ceiling": 64}), ("m", {"mirror": False})):
+        press(key)
+        (name, value), = expected.items()
+        assert getattr(camera[0], name) == value and window.said["text"] == f"camera: {name} {value:d}"

@@ -1,10 +1,15 @@
 """A visit to the page: what a person does there and what they see."""
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 import sys
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Iterator
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,20 +23,24 @@ sys.path.insert(0, str(ROOT / "firmware" / "viewer"))  # as `python firmware/vie
 
 
 class Visit:
-    """One tab in a context of its own, as a context manager; it fails at its end if the page broke a promise."""
+    """One tab in a context of its own, as a context manager; it fails at its end if the page broke a promise.
 
-    def __init__(self, chromium: Any, address: str, **context: Any) -> None:
+    `script` runs in the tab before the page's own.
+    """
+
+    def __init__(self, chromium: Any, address: str, *, script: str = "", ready: str = "^Ready", **context: Any) -> None:
         self.errors: list[str] = []
         self.foreign: list[str] = []
         self._origin = urlsplit(address).netloc
         self.context = chromium.new_context(viewport={"width": 1280, "height": 800}, **context)
         self.context.on("request", self._note)
+        self.context.add_init_script(script)
         self.page = self.context.new_page()
         self.page.set_default_timeout(SECONDS)
         self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(address)
-        self.expect("^Ready")
+        self.expect(ready)
 
     def _note(self, request: Any) -> None:
         if urlsplit(request.url).netloc not in (self._origin, "") or request.method != "GET":
@@ -51,11 +60,21 @@ class Visit:
         assert not errors and not self.foreign, f"console: {errors}; requests: {self.foreign}"
 
     def expect(self, words: str) -> str:
-        """Wait until the status line has these words (a pattern); return the line."""
-        from playwright.sync_api import expect
-        line = self.page.locator("#status")
-        expect(line).to_have_text(re.compile(words), timeout=SECONDS)
+        """Wait until the status, the rate or the fault has these words (a pattern); return that line."""
+        line = self.page.locator("#words p").filter(has_text=re.compile(words)).first
+        line.wait_for()
         return line.inner_text()
+
+    def fault(self) -> str:
+        """Return what is wrong, as the page says it."""
+        return self.page.locator("#fault").inner_text()
+
+    def check_access(self, state: str) -> None:
+        """Fail if axe finds a serious fault, or the page is wider than its window."""
+        self.page.evaluate((PAGE / "node_modules" / "axe-core" / "axe.min.js").read_text())
+        found = self.page.evaluate("axe.run()")["violations"]
+        assert not [fault for fault in found if fault["impact"] in ("serious", "critical")], state
+        assert self.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, f"{state} does not fit"
 
     def open(self, path: Path) -> str:
         """Choose a photograph and wait until it is shown; return the status line."""
@@ -90,6 +109,20 @@ class Visit:
         return np.frombuffer(codes.encode("latin-1"), np.uint8).reshape(shape)[..., :3]
 
 
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serve a folder; yield its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
 def rgb(path: Path) -> np.ndarray:
     """Return the pixels of a file as they are, uint8 (H, W, 3)."""
     with Image.open(path) as image:
@@ -113,3 +146,29 @@ def write_film(path: Path) -> None:
             moved = np.roll(cup, 8 * i, axis=1)
             planes = moved[..., 0], moved[::2, ::2, 1], moved[::2, ::2, 2]
             file.write(b"FRAME\n" + b"".join(plane.tobytes() for plane in planes))
+
+
+def frame_after(visit: Visit, number: int) -> int:
+    """Wait for a frame of at least this number; return its number."""
+    patience = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < patience, visit.page.locator("#words").inner_text()
+        found = int(visit.expect(r"Board, frame \d+").split("frame ")[1].split(":")[0])
+        if found >= number:
+            return found
+        visit.page.wait_for_timeout(50)
+
+
+def until(visit: Visit, holds: Callable[[], bool]) -> None:
+    """Wait until something holds of the frames; those that were on their way when it was asked for come first."""
+    patience = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < patience, visit.page.locator("#words").inner_text()
+        frame_after(visit, frame_after(visit, 0) + 1)
+
+
+def stands_still(visit: Visit) -> bool:
+    """Return whether the dark frame stays as it is; the camera's frames move."""
+    still = visit.pixels("#before")
+    frame_after(visit, frame_after(visit, 0) + 2)
+    return np.array_equal(visit.pixels("#before"), still)

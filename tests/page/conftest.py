@@ -1,7 +1,6 @@
 """The page in a real Chromium: built once, served on localhost, and watched for errors and requests to other places."""
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -9,12 +8,16 @@ import shutil
 import subprocess
 import sys
 import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Iterator
 
+import numpy as np
 import pytest
-from browser import PAGE, ROOT, WEIGHTS, Visit, write_film
+from browser import PAGE, ROOT, WEIGHTS, Visit, serve, write_film
+from page_server import PageServer
+from PIL import Image
+from simulator import Simulator
+from skimage import data
 
 
 def missing(what: str) -> None:
@@ -54,16 +57,8 @@ def _float_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def site(folder: Path) -> Iterator[str]:
     """The address of the page on a server that knows nothing but files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: Any) -> None:
-        pass
+    with serve(folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +92,25 @@ def visit(tab: Visit) -> Iterator[Visit]:
     tab.expose(0)
     yield tab
     tab.check()
+
+
+@pytest.fixture
+def board() -> Iterator[Simulator]:
+    """The sketch on this computer; its camera shows a dark cup that moves."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    pytest.importorskip("tflite_micro")
+    dark = np.asarray(Image.fromarray(data.coffee() // 6).resize((160, 120)))
+    shifts = iter(range(0, 10 ** 9, 2))
+    simulator = Simulator(lambda: np.roll(dark, -next(shifts), axis=1), fast=False)
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture
+def server(board: Simulator, folder: Path) -> Iterator[PageServer]:
+    """The server of `python firmware/viewer --page --simulate`."""
+    with PageServer(lambda: board.port, folder=folder) as opened:
+        threading.Thread(target=opened.serve_forever, daemon=True).start()
+        yield opened
+        opened.shutdown()

@@ -3,68 +3,17 @@ from __future__ import annotations
 
 import http.client
 import random
-import shutil
-import threading
-import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import page_server
 import pytest
 import serial
-from browser import Visit
+from browser import Visit, frame_after, stands_still, until
 from link import InputError
 from page_server import PageServer
-from PIL import Image
 from simulator import Simulator
-from skimage import data
-
-
-@pytest.fixture
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    pytest.importorskip("tflite_micro")
-    dark = np.asarray(Image.fromarray(data.coffee() // 6).resize((160, 120)))
-    shifts = iter(range(0, 10 ** 9, 2))
-    simulator = Simulator(lambda: np.roll(dark, -next(shifts), axis=1), fast=False)
-    yield simulator
-    simulator.close()
-
-
-@pytest.fixture
-def server(board: Simulator, folder: Path) -> Iterator[PageServer]:
-    with PageServer(lambda: board.port, folder=folder) as opened:
-        threading.Thread(target=opened.serve_forever, daemon=True).start()
-        yield opened
-        opened.shutdown()
-
-
-def frame_after(visit: Visit, number: int) -> int:
-    """Wait for a frame of at least this number; return its number."""
-    patience = time.monotonic() + 60
-    while True:
-        assert time.monotonic() < patience, visit.page.locator("#status").inner_text()
-        found = int(visit.expect(r"Board, frame \d+").split("frame ")[1].split(":")[0])
-        if found >= number:
-            return found
-        visit.page.wait_for_timeout(50)
-
-
-def until(visit: Visit, holds: Callable[[], bool]) -> None:
-    """Wait until something holds of the frames; those that were on their way when it was asked for come first."""
-    patience = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < patience, visit.page.locator("#status").inner_text()
-        frame_after(visit, frame_after(visit, 0) + 1)
-
-
-def stands_still(visit: Visit) -> bool:
-    """Return whether the dark frame stays as it is; the camera's frames move."""
-    still = visit.pixels("#before")
-    frame_after(visit, frame_after(visit, 0) + 2)
-    return np.array_equal(visit.pixels("#before"), still)
 
 
 def test_thirty_frames_an_unplug_and_the_controls(chromium: Any, server: PageServer, board: Simulator,
@@ -84,6 +33,12 @@ def test_thirty_frames_an_unplug_and_the_controls(chromium: Any, server: PageSer
         until(visit, lambda: visit.pixels("#after").mean() < 0.9 * dim.mean())
         visit.page.click("#self-test")
         visit.page.locator("#self-test-words").filter(has_text="Self-test passed: 0 of ").wait_for()
+        rows = visit.pixels("#before").mean((1, 2))
+        visit.page.click("#flip")
+        until(visit, lambda: np.corrcoef(visit.pixels("#before").mean((1, 2)), rows[::-1])[0, 1] > 0.95)
+        visit.page.select_option("#night", "4")
+        visit.page.select_option("#gain", "16")
+        frame_after(visit, frame_after(visit, 0) + 2)
         visit.page.click("#test-picture")
         until(visit, lambda: stands_still(visit))
         assert visit.save(tmp_path).name == "board.png"

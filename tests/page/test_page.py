@@ -1,4 +1,4 @@
-"""The page itself: its size and models, offline, for keyboards and screen readers, and how it looks."""
+"""The page itself: its size and models, for keyboards and screen readers, and how it looks."""
 from __future__ import annotations
 
 import hashlib
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import PAGE, WEIGHTS, Visit
+from browser import WEIGHTS, Visit
 from PIL import Image
 from skimage import data
 
@@ -24,15 +24,6 @@ def test_size_and_models(folder: Path) -> None:
     for model in listed.values():
         assert hashlib.sha256((folder / model["file"]).read_bytes()).hexdigest() == model["sha256"]
     assert listed["int8"]["sha256"] == hashlib.sha256((WEIGHTS / "mcu_int8.tflite").read_bytes()).hexdigest()
-
-
-def test_offline_after_the_first_visit(chromium: Any, site: str, photograph: Path) -> None:
-    with Visit(chromium, site) as visit:
-        visit.page.evaluate("navigator.serviceWorker.ready.then(() => {})")
-        visit.context.set_offline(True)
-        visit.page.reload()
-        visit.expect("^Ready")
-        visit.open(photograph)
 
 
 def test_keyboard(visit: Visit, photograph: Path) -> None:
@@ -54,15 +45,15 @@ def test_keyboard(visit: Visit, photograph: Path) -> None:
 def test_accessible_and_fitting(chromium: Any, site: str, photograph: Path, width: int, tmp_path: Path) -> None:
     with Visit(chromium, site) as visit:
         visit.page.set_viewport_size({"width": width, "height": 800})
-        for state in ("empty", "photograph", "chip"):
+        visit.context.grant_permissions(["camera"])
+        for state in ("empty", "photograph", "chip", "webcam"):
             if state == "photograph":
                 visit.open(photograph)
             elif state == "chip":
                 visit.page.click("#show-chip")
                 visit.page.locator("#chip").wait_for()
-            visit.page.evaluate((PAGE / "node_modules" / "axe-core" / "axe.min.js").read_text())
-            found = visit.page.evaluate("axe.run()")["violations"]
-            assert not [fault for fault in found if fault["impact"] in ("serious", "critical")], state
-            wider = visit.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            assert wider <= 0, f"{state} does not fit"
+            elif state == "webcam":
+                visit.page.click("#webcam")
+                visit.expect("frames a second")
+            visit.check_access(state)
             visit.page.screenshot(path=tmp_path / f"{state}-{width}.png")

@@ -41,6 +41,12 @@ class Chain:
         TABLE.append((self.name, f"{row.before} -> {name}", figures, note or str(limit)))
 
 
+@pytest.fixture
+def parity_table() -> list[tuple[str, str, str, str]]:
+    """The rows that the end of the run prints."""
+    return TABLE
+
+
 @pytest.fixture(scope="session")
 def chains(tmp_path_factory) -> dict[str, Chain]:
     return {}

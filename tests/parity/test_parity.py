@@ -59,8 +59,9 @@ def test_deployable_form_is_exact_in_float64(chain):
 def test_the_tolerances_are_these():
     """One table for the parity suite and every conversion; a change of a tolerance must change this test too."""
     assert {name: str(tolerance) for name, tolerance in TOLERANCES.items()} == {
-        "deployable form": "max <= 2e-05", "ONNX": "max <= 1e-05", "TFLite float32": "max <= 0.0001",
-        "TFLite float16": "SQNR >= 40 dB", "TFLite int8": "mean <= 2 steps", "int8, tflite-micro": "0 differing bytes",
+        "deployable form": "max <= 2e-05", "ONNX": "max <= 1e-05", "ONNX, any size": "max <= 3e-05",
+        "TFLite float32": "max <= 0.0001", "TFLite float16": "SQNR >= 40 dB", "TFLite int8": "mean <= 2 steps",
+        "TFLite int8, partly": "mean <= 2 steps", "int8, tflite-micro": "0 differing bytes",
         "C array, tflite-micro": "0 differing bytes"}
 
 

@@ -32,18 +32,7 @@ for (const [kind, source] of Object.entries({float32, int8})) {
 }
 await writeFile(path.join(out, "models.json"), JSON.stringify(listed, null, 1));
 
-// LiteRT runs int8 models, but its wrapper in JavaScript knows no tensor of int8: one more line in its table.
-const withInt8 = {
-  name: "int8",
-  setup: ({onLoad}) => onLoad({filter: /litertjs.core.dist.index\.js$/}, async ({path: file}) => {
-    const code = await readFile(file, "utf8"), table = "var DATATYPES = Object.freeze([";
-    if (code.split(table).length !== 2) throw new Error(`${file} is not of the version that package-lock.json names`);
-    return {contents: code.replace(table,
-      `${table} {dtype: "int8", typedArrayConstructor: Int8Array, elementType: ElementType.INT8},`)};
-  }),
-};
-const options = {bundle: true, minify: true, legalComments: "eof", target: "es2022", logLevel: "warning",
-  plugins: [withInt8]};
+const options = {bundle: true, minify: true, legalComments: "eof", target: "es2022", logLevel: "warning"};
 await build({...options, format: "esm", entryPoints: [path.join(here, "src/main.js")], outdir: out});
 await build({...options, format: "iife", entryPoints: [path.join(here, "src/worker.js")], outdir: out});
 

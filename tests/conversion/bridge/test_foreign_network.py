@@ -120,3 +120,34 @@ def test_operators_beyond_convolutions_are_named(module, words, pictures, tmp_pa
 def test_values_outside_the_range_are_named(network, tmp_path, values, words):
     with pytest.raises(UserError, match=words):
         convert(network, SHAPE, np.full((2, *SHAPE), values, np.float32), tmp_path)
+
+
+def test_a_folder_is_created_and_a_tensor_or_a_list_calibrates(pictures, tmp_path):
+    small = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    codes = [convert(small, SHAPE, given, tmp_path / name / "net").int8.read_bytes()
+             for name, given in (("array", pictures), ("tensor", torch.from_numpy(pictures)), ("list", list(pictures)))]
+    assert codes[0] == codes[1] == codes[2]
+
+
+NOT_FINITE = nn.Conv2d(3, 4, 1)
+NOT_FINITE.weight.data[0] = torch.nan
+
+
+@pytest.mark.parametrize("module, shape, calibration, words", [
+    (torch.relu, SHAPE, np.zeros((2, *SHAPE)), "must be a torch.nn.Module, not a "),
+    (nn.ReLU(), (1, *SHAPE), np.zeros((2, *SHAPE)), r"must be \(rows, columns, channels\)"),
+    (nn.ReLU(), SHAPE, np.zeros((2, 3, 16, 24)),
+     r"must have the shape \(N, 16, 24, 3\), .*: images, rows, columns, channels"),
+    (nn.ReLU(), SHAPE, [np.zeros((16, 24, 3)), np.zeros((8, 24, 3))], "calibration data are not an array"),
+    (nn.ReLU(), SHAPE, "photographs", "must have the shape"),
+    (NOT_FINITE, SHAPE, np.zeros((2, *SHAPE)), "the weights weight hold values that are not finite"),
+], ids=["function", "shape", "channels first", "sizes", "text", "nan"])
+def test_wrong_arguments_are_named_before_anything_is_made(module, shape, calibration, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        convert(module, shape, calibration, tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_an_operator_that_tflite_has_not_is_named(pictures, tmp_path):
+    with pytest.raises(UserError, match="TFLite has no operator for Erf: write that module with convolutions"):
+        convert(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()), SHAPE, pictures, tmp_path)

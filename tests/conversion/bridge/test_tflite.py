@@ -18,7 +18,8 @@ from conversion.bridge.difference import compare, layerwise
 from conversion.bridge.graph import read_graph
 from conversion.bridge.onnx_export import export_onnx
 from conversion.bridge.runtimes import open_stage
-from conversion.bridge.tflite import ConversionError, to_tflite
+from conversion.bridge.tflite import to_tflite
+from conversion.bridge.tflite_file import ConversionError
 from conversion.mirnet.prepare import prepare
 from mirnet_torch import CompactConfig, MIRNetConfig
 from mirnet_torch.cli import UserError

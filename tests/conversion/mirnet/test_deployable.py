@@ -11,7 +11,7 @@ from golden import filled
 from torch import Tensor, nn
 
 from conversion.mirnet import blocks, compact, identities, published
-from conversion.mirnet.prepare import prepare
+from conversion.mirnet.prepare import nchw, picture_multiple, prepare
 from mirnet_torch import PRESETS, CompactConfig, CompactMIRNet, MIRNet, MIRNetConfig, create_model
 from mirnet_torch.cli import UserError
 from mirnet_torch.compact import CompactMSRB, HardSKFF, PeakChannelAttention, ProjectedSpatialAttention
@@ -197,13 +197,13 @@ def test_whole_network(name):
 def test_presets(preset):
     """In float32, as they are converted; tests/parity has float64."""
     model = filled(create_model(preset))
-    height, width = (3 * model.multiple, 2 * model.multiple)
-    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    network = prepare(model, (width, height)).network
+    height, width = (3 * picture_multiple(model), 2 * picture_multiple(model))
+    prepared = prepare(model, (width, height))
+    core = nchw(prepared.to_core(np.random.default_rng(0).random((1, height, width, 3))))
+    original, method = prepared.original
     with torch.no_grad():
-        core = model.to_core(image)
-        assert float((model.core(core) - network(core)).abs().max()) <= 2e-5
-    assert next(network.parameters()).dtype == torch.float32
+        assert float((getattr(original, method)(core) - prepared.network(core)).abs().max()) <= 2e-5
+    assert next(prepared.network.parameters()).dtype == torch.float32
 
 
 def test_pictures_go_in_and_come_out_as_in_the_network():

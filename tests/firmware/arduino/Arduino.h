@@ -1,19 +1,32 @@
-// What image_source_camera.cpp uses of Arduino's core: declarations only, so
-// that a computer's compiler can check that file.
+// What image_source_camera.cpp and display_st7735.cpp use of Arduino's core, so
+// that compilers can check these files, an emulated Cortex-M4 run the first,
+// and an emulated display be wired to the second: the registers are where the
+// board has them, the types have the core's sizes.
 #ifndef ARDUINO_H_
 #define ARDUINO_H_
 
 #include <cstdint>
 
-using pin_size_t = std::uint8_t;
-
 struct NRF_GPIO_Type {
+  std::uint32_t before[0x510 / 4];
   volatile std::uint32_t IN;
 };
-extern NRF_GPIO_Type* NRF_P0;
-extern NRF_GPIO_Type* NRF_P1;
+#define NRF_P0 (reinterpret_cast<NRF_GPIO_Type*>(0x50000000))
+#define NRF_P1 (reinterpret_cast<NRF_GPIO_Type*>(0x50000300))
 
-unsigned digitalPinToPinName(pin_size_t pin);
+constexpr std::uint8_t A0 = 14, A1 = 15;
+
+enum PinStatus { LOW, HIGH };
+enum PinMode { INPUT, OUTPUT, INPUT_PULLUP };
+enum BitOrder { LSBFIRST, MSBFIRST };
+enum PinName : int { NC = -1 };
+PinName digitalPinToPinName(std::uint8_t pin);
+
+void pinMode(std::uint8_t pin, PinMode mode);
+void digitalWrite(std::uint8_t pin, PinStatus level);
+void delay(unsigned long milliseconds);
+
+unsigned long micros();
 void interrupts();
 void noInterrupts();
 

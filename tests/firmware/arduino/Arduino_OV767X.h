@@ -2,7 +2,11 @@
 #ifndef ARDUINO_OV767X_H_
 #define ARDUINO_OV767X_H_
 
-enum { YUV422, QQVGA, OV7675, OV7670_VSYNC, OV7670_HREF, OV7670_PLK };
+#define OV7670_VSYNC 8
+#define OV7670_HREF A1
+#define OV7670_PLK A0
+
+enum { YUV422 = 0, OV7675 = 1, QQVGA = 4 };
 
 struct OV767X {
   int begin(int resolution, int format, int fps, int camera);

@@ -1,99 +1,136 @@
-// The board: its dark and bright frames as they arrive, its self-test, its brightness.
+// The board: its dark and bright frames as they arrive, its self-test, its brightness, its camera.
 
 import {show, shownAsPng} from "./compare.js";
 import {Link, openSerial, openSocket} from "./link.js";
-import {complain, download, say} from "./say.js";
+import {complain, download, say, sayRate, settle} from "./say.js";
 
 const BOARDS = [0x005a, 0x015a, 0x025a, 0x805a].map((usbProductId) => ({usbVendorId: 0x2341, usbProductId}));
 const RETRY = 500; // milliseconds between attempts to find a board that is gone
+const KIND = "board"; // of complaints that a new connection settles
 const CAMERA = 1, TEST_PICTURE = 2;
 const element = (id) => document.getElementById(id);
 const button = element("board"), testPicture = element("test-picture"), selfTest = element("self-test");
-const bridged = new URLSearchParams(location.search).has("bridge");
+const camera = element("camera"), switches = ["mirror", "flip"].map(element);
+const choices = ["night", "ceiling", "gain", "shutter"].map(element);
+/** Whether `python firmware/viewer --page` serves the page and carries the board's bytes. */
+export const bridged = new URLSearchParams(location.search).has("bridge");
 
-/** Set the board up; `opened` is called when it is connected. */
+/** Return whether a port, which this origin may use for another page, is that of a board that is plugged in. */
+function isBoard(port) {
+  const {usbVendorId, usbProductId} = port.getInfo();
+  return port.connected !== false
+    && BOARDS.some((known) => known.usbVendorId === usbVendorId && known.usbProductId === usbProductId);
+}
+
+/** Set the board up; `opened` is called whenever it is connected. */
 export function board({exposure, opened}) {
-  let link = null, wanted = false, halted = false;
+  let link = null, halted = false, since = null; // since: when the last frame came
+  let wanted = null; // what stands for the connection that the visitor asked for last
 
   const source = () => testPicture.getAttribute("aria-pressed") === "true" ? TEST_PICTURE : CAMERA;
+
+  const settings = () => Object.fromEntries([...switches.map(({id, ariaPressed}) => [id, ariaPressed === "true"]),
+    ...choices.map(({id, value}) => [id, Number(value)])]);
+  const setCamera = () => told(() => link.camera(settings()));
 
   /** Return a function that opens the board's port. */
   async function find() {
     if (bridged) return () => openSocket(new URL("board", location.href.replace(/^http/, "ws")));
     if (!navigator.serial) throw new Error("This browser cannot talk to a board (no WebSerial): use Chrome or Edge.");
     let port = await navigator.serial.requestPort({filters: BOARDS});
-    return async () => {
-      if (!port.connected && port.connected !== undefined) port = (await navigator.serial.getPorts())[0] ?? port;
+    return async () => { // a board that comes back may have another object, and may be another one of two
+      const boards = (await navigator.serial.getPorts()).filter(isBoard);
+      if (!boards.includes(port)) port = boards[0] ?? port;
       return openSerial(port);
     };
   }
 
   async function connect() {
+    const mine = wanted = {};
     let open;
     try {
       open = await find();
     } catch (error) {
+      if (wanted !== mine) return;
+      wanted = null;
       return complain(error.name === "NotFoundError" ? "No board was chosen: plug it in and try again." : error.message);
     }
-    wanted = true;
     label();
-    for (let first = true; wanted; first = false) {
+    while (wanted === mine) {
+      let own = null;
       try {
-        link = new Link(await open(), {frame, problem});
-        const reading = link.read();
-        reading.catch(() => {}); // it is awaited below
-        halted = false;
-        await Promise.race([start(first), reading]);
-        await reading;
+        const still = (tell) => (...news) => wanted === mine && tell(...news);
+        own = new Link(await open(), {frame: still(frame), problem: still(problem)});
+        if (wanted === mine) await follow(own);
       } catch (error) {
-        if (wanted && !halted) say(`The board is away (${error.message}): waiting for it to come back …`);
+        if (wanted === mine) {
+          sayRate();
+          if (!own || own.gone) say(`The board is away (${error.message}): waiting for it to come back …`);
+          else if (!halted) complain(error.message, KIND);
+        }
       }
-      await link?.close();
-      link = null;
-      if (wanted) await new Promise((resolve) => setTimeout(resolve, RETRY));
+      await own?.close();
+      if (link === own) link = null;
+      if (wanted === mine) await new Promise((resolve) => setTimeout(resolve, RETRY));
     }
   }
 
-  async function start(first) {
-    const info = await link.info();
-    const listed = await (await fetch("models.json")).json();
-    if (first) opened();
-    say(`The board is connected. Its model is ${info.model === listed.int8.sha256 ? "the one of this page" : "another one"}.`);
-    await link.expose(exposure());
-    await link.stream(source());
+  /** Start a board's stream and read until it is gone. @throws {Error} how it has gone */
+  async function follow(own) {
+    link = own;
+    halted = false;
+    since = null;
+    const reading = own.read();
+    reading.catch(() => {}); // it is awaited below
+    await Promise.race([start(own), reading]);
+    await reading;
   }
 
-  let since = null;
+  async function start(own) {
+    const info = await own.info();
+    opened();
+    settle(KIND);
+    const listed = await (await fetch("models.json")).json();
+    if (link !== own) return; // disconnected meanwhile
+    say(`The board is connected. Its model is ${info.model === listed.int8.sha256 ? "the one of this page" : "another one"}.`);
+    await own.expose(exposure());
+    await own.camera(settings()); // until it is reset it keeps those of another page
+    await own.stream(source());
+  }
+
   function frame(dark, bright) {
     const now = performance.now(), rate = since && 1000 / (now - since);
     since = now;
     show({before: dark.picture, after: bright.picture});
-    say(`Board, frame ${bright.number}: ${rate ? rate.toFixed(1) : "–"} frames a second, the model takes `
+    sayRate(`Board, frame ${bright.number}: ${rate ? rate.toFixed(1) : "–"} frames a second, the model takes `
       + `${(1000 * bright.seconds).toFixed(0)} ms`);
   }
 
   function problem(words, final) {
     halted ||= final;
-    complain(`The board says: ${words}`);
+    complain(words, KIND);
   }
 
   function stop() {
-    wanted = false;
+    sayRate();
+    wanted = null;
     link?.close();
+    link = null;
     label();
   }
 
   function label() {
     button.textContent = wanted ? "Disconnect board" : "Board";
-    for (const control of [testPicture, selfTest]) control.hidden = !wanted;
+    for (const control of [testPicture, selfTest, camera]) control.hidden = !wanted;
   }
 
   async function told(action) {
+    const own = link;
     try {
-      if (link) await action();
-      else say("The board is away: waiting for it to come back …");
+      if (own) await action();
+      else if (wanted) say("The board is away: waiting for it to come back …");
     } catch (error) {
-      complain(error.message);
+      if (!own.gone) complain(error.message, KIND);
     }
   }
 
@@ -109,6 +146,13 @@ export function board({exposure, opened}) {
     testPicture.setAttribute("aria-pressed", source() === CAMERA);
     return link.stream(source());
   }));
+  for (const control of switches) {
+    control.addEventListener("click", () => {
+      control.ariaPressed = control.ariaPressed !== "true";
+      setCamera();
+    });
+  }
+  for (const control of choices) control.addEventListener("change", setCamera);
   selfTest.addEventListener("click", () => told(async () => {
     await link.stream(0);
     const words = await link.selfTest();

@@ -2,7 +2,7 @@
 
 import {ask} from "./client.js";
 import {show, shownAsPng} from "./compare.js";
-import {complain, download, say} from "./say.js";
+import {complain, download, say, sayRate} from "./say.js";
 
 const SIZE = {width: {ideal: 640}, height: {ideal: 480}};
 const REASONS = {
@@ -14,20 +14,25 @@ const button = document.getElementById("webcam");
 
 /** Set the webcam up; `opened` is called when its first picture is about to be shown. */
 export function webcam({exposure, opened}) {
-  let stream = null;
+  let stream = null, starting = false;
 
   async function start() {
     if (!navigator.mediaDevices) return complain("This page needs https or localhost for the webcam.");
+    if (starting) return; // the browser asks the visitor
+    starting = true;
     const video = document.createElement("video");
+    let mine = null;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({video: SIZE});
-      Object.assign(video, {srcObject: stream, muted: true, playsInline: true});
+      mine = await navigator.mediaDevices.getUserMedia({video: SIZE});
+      Object.assign(video, {srcObject: mine, muted: true, playsInline: true});
       await video.play();
     } catch (error) {
-      stop();
+      end(mine);
       return complain(REASONS[error.name] ?? `The webcam cannot be read: ${error.message}`);
+    } finally {
+      starting = false;
     }
-    const mine = stream;
+    stream = mine;
     for (const track of mine.getTracks()) {
       track.addEventListener("ended", () => {
         if (stream !== mine) return;
@@ -37,12 +42,12 @@ export function webcam({exposure, opened}) {
     }
     opened();
     label();
-    let pictures = 0, shownAt = -1, since = performance.now();
-    while (stream === mine) {
-      await new Promise(requestAnimationFrame); // so a page in the background does nothing
+    say("The webcam is on.");
+    let pictures = 0, since = performance.now();
+    for (;;) {
+      // Once for a picture of the webcam, where the browser can tell. A page in the background does nothing.
+      await new Promise((next) => video.requestVideoFrameCallback?.(next) ?? requestAnimationFrame(next));
       if (stream !== mine) return;
-      if (video.currentTime === shownAt) continue;
-      shownAt = video.currentTime;
       const bitmap = await createImageBitmap(video);
       const {before, after} = await ask("frame", {bitmap, exposure: exposure()}, [bitmap]);
       if (stream !== mine) return;
@@ -50,7 +55,7 @@ export function webcam({exposure, opened}) {
       pictures++;
       const seconds = (performance.now() - since) / 1000;
       if (seconds >= 1) {
-        say(`Webcam ${before.width}×${before.height}: ${(pictures / seconds).toFixed(1)} frames a second`);
+        sayRate(`Webcam ${before.width}×${before.height}: ${(pictures / seconds).toFixed(1)} frames a second`);
         pictures = 0;
         since = performance.now();
       }
@@ -58,9 +63,10 @@ export function webcam({exposure, opened}) {
   }
 
   function stop() {
-    for (const track of stream?.getTracks() ?? []) track.stop();
+    end(stream);
     stream = null;
     label();
+    sayRate();
   }
 
   function label() {
@@ -79,4 +85,9 @@ export function webcam({exposure, opened}) {
     }
   });
   return {stop, save: async () => download(await shownAsPng(), "webcam.png")};
+}
+
+/** Switch a webcam off. */
+function end(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }

@@ -3,7 +3,6 @@
 // A port of conversion/mirnet/pixels.py, whose docstrings explain the numbers of bits; a test compares every byte.
 
 import {CELL, MAPS, boxFilter, factorsOf, gainOf, recolour, rollOffOf, rootGainOf, toCells} from "./pixels.js";
-import {quantisation} from "./tflite.js";
 
 export const FRAME = {width: 160, height: 120};
 const ROWS = FRAME.height / CELL, COLUMNS = FRAME.width / CELL;
@@ -27,11 +26,10 @@ export const STEPS = 8; // of exposure, in one EV
 export async function computeFrame(network, frame, exposure) {
   const {width, height} = FRAME, float = blank(), int8 = blank(), difference = blank();
   const {cells} = toCells(boxFilter(frame, height, width), height, width);
-  const values = factorsOf(await network.run("float32", cells, ROWS, COLUMNS));
+  const values = factorsOf(await network.run(cells, ROWS, COLUMNS));
   recolour(frame.data, float.data, FRAME, {values, rows: ROWS, columns: COLUMNS, down: ROWS, across: COLUMNS}, {exposure});
 
-  const maps = await network.run("int8", modelInput(frame.data), ROWS, COLUMNS);
-  const {scale, zeroPoint} = quantisation(network.file("int8")).output;
+  const {maps, scale, zeroPoint} = network.runAsTheBoard(modelInput(frame.data));
   applyMaps(frame.data, int8.data, maps, headTables(scale, zeroPoint), Math.round(exposure * STEPS));
 
   let sum = 0, largest = 0;

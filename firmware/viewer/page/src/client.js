@@ -2,18 +2,20 @@
 
 const worker = new Worker("worker.js");
 const waiting = new Map();
-let last = 0;
+const stopped = () => new Error("The page's worker has stopped: reload the page.");
+let last = 0, broken = false;
 
 worker.onmessage = ({data: {id, result, fault}}) => {
+  if (broken) return;
   const {resolve, reject} = waiting.get(id);
   waiting.delete(id);
   if (fault) reject(new Error(fault));
   else resolve(result);
 };
-worker.onerror = (event) => {
+worker.onerror = (event) => { // it did not load, or something in it failed outside of a task
   event.preventDefault();
-  for (const {reject} of waiting.values()) reject(new Error("The worker has stopped: reload the page."));
-  waiting.clear();
+  broken = true;
+  for (const {reject} of waiting.values()) reject(stopped());
 };
 
 /**
@@ -27,6 +29,7 @@ worker.onerror = (event) => {
 export function ask(task, given = {}, handed = []) {
   const id = ++last;
   return new Promise((resolve, reject) => {
+    if (broken) throw stopped();
     waiting.set(id, {resolve, reject});
     worker.postMessage({id, task, ...given}, handed);
   });

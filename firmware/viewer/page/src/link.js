@@ -1,8 +1,11 @@
 // An open connection to the board: over WebSerial, or over the WebSocket of `python firmware/viewer --page`.
 
-import {Decoder, HALTED, TYPE, encode, frameOf, wordsOf} from "./protocol.js";
+import {DAMAGED, Decoder, TYPE, VERSION, cameraPayload, encode, frameOf, halts, wordsOf} from "./protocol.js";
 
 const PATIENCE = 15_000; // milliseconds that the board may be silent
+const ATTEMPTS = 3; // at a command that arrives damaged
+
+class Damaged extends Error {}
 
 /** Open a port of WebSerial as {bytes: an async iterator, write, close}. */
 export async function openSerial(port) {
@@ -59,15 +62,20 @@ export function openSocket(url) {
   });
 }
 
-/** The board's commands, and its frames as they arrive. */
+/** The board's commands, and its frames as they arrive. `gone` becomes true with the port. */
 export class Link {
   #transport;
   #decoder = new Decoder();
   #waiting = new Map(); // what waits for an answer, by tag
   #tag = 0;
   #dark = null;
+  #closed = null;
+  gone = false;
 
-  /** @param {object} transport @param {{frame: Function, problem: Function}} told of a pair of frames, and of a status */
+  /**
+   * @param {object} transport
+   * @param {{frame: Function, problem: Function}} told of a pair of frames; of a sentence, and whether the sketch has halted
+   */
   constructor(transport, told) {
     this.#transport = transport;
     this.told = told;
@@ -81,38 +89,64 @@ export class Link {
       }
       throw new Error("the port has ended");
     } finally {
-      for (const {reject} of this.#waiting.values()) reject(new Error("the board was unplugged"));
+      this.gone = true;
+      for (const {reject} of this.#waiting.values()) reject(new Error("The board was unplugged."));
     }
   }
 
   #take(message) {
-    const {type, tag, payload} = message, waiting = this.#waiting.get(tag);
-    if (type === TYPE.status && payload[0]) {
-      const error = new Error(new TextDecoder().decode(payload.subarray(1)));
-      if (waiting) waiting.reject(error);
-      else this.told.problem(error.message, payload[0] >= HALTED);
-    } else if (type === TYPE.dark || type === TYPE.bright) {
+    const {type, tag, payload, version} = message, waiting = this.#waiting.get(tag);
+    if (version) {
+      this.#fail(waiting ? [waiting] : [], new Error(`The board's sketch has version ${version} of the protocol, this page `
+        + `version ${VERSION}: upload the sketch that belongs to this page.`));
+    } else if (type === TYPE.status && payload[0]) {
+      const damaged = payload[0] === DAMAGED, words = `The board says: ${new TextDecoder().decode(payload.subarray(1))}`;
+      this.#fail(waiting ? [waiting] : damaged && !tag ? [...this.#waiting.values()] : [], // damaged before its tag was known
+        new (damaged ? Damaged : Error)(words), halts(payload[0]));
+    } else if (type === TYPE.darkFrame || type === TYPE.brightFrame) {
       const frame = this.size && frameOf(message, ...this.size);
-      if (type === TYPE.dark) this.#dark = frame;
+      if (frame === null) {
+        this.told.problem(`The board sent ${payload.length} bytes as a frame of ${this.size.join("×")} pixels: upload the `
+          + "sketch that belongs to this page.", false);
+      }
+      if (type === TYPE.darkFrame) this.#dark = frame;
       else if (frame && frame.number === this.#dark?.number) this.told.frame(this.#dark, frame);
     } else if (waiting?.type === type) {
       waiting.resolve(payload);
     }
   }
 
+  /** Give an error to the commands that it concerns; without any the visitor is told. */
+  #fail(commands, error, final = false) {
+    for (const {reject} of commands) reject(error);
+    if (!commands.length) this.told.problem(error.message, final);
+  }
+
   /** Send a command and return the payload of its answer. @throws {Error} the board reports a problem, or is silent */
   async ask(command, payload, type) {
-    const tag = this.#tag = this.#tag % 255 + 1;
-    try {
-      return await new Promise((resolve, reject) => {
-        this.#waiting.set(tag, {type, resolve, reject});
-        setTimeout(() => reject(new Error("The board does not answer: is the sketch on it? Press its reset button.")),
-          PATIENCE);
-        Promise.resolve(this.#transport.write(encode(command, tag, payload))).catch(reject);
-      });
-    } finally {
-      this.#waiting.delete(tag);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#attempt(command, payload, type);
+      } catch (error) {
+        if (!(error instanceof Damaged) || attempt === ATTEMPTS) throw error;
+      }
     }
+  }
+
+  #attempt(command, payload, type) {
+    const tag = this.#tag = this.#tag % 255 + 1;
+    return new Promise((resolve, reject) => {
+      const ending = (end) => (value) => { // at once: what the board says next may have the same tag
+        this.#waiting.delete(tag);
+        clearTimeout(patience);
+        end(value);
+      };
+      const waiting = {type, resolve: ending(resolve), reject: ending(reject)};
+      const patience = setTimeout(() => waiting.reject(
+        new Error("The board does not answer: is the sketch on it? Press its reset button.")), PATIENCE);
+      this.#waiting.set(tag, waiting);
+      Promise.resolve(this.#transport.write(encode(command, tag, payload))).catch(waiting.reject);
+    });
   }
 
   /** Ask what the board is; frames can be read from then on. */
@@ -130,9 +164,12 @@ export class Link {
   /** Make the next frames brighter, in EV. */
   expose = (value) => this.ask(TYPE.exposure, [Math.round(8 * value) & 255], TYPE.status);
 
+  /** Set the camera; see `cameraPayload`. */
+  camera = (settings) => this.ask(TYPE.camera, cameraPayload(settings), TYPE.status);
+
   selfTest = async () => wordsOf(await this.ask(TYPE.selfTest, [], TYPE.selfTestText));
 
-  close() {
-    return this.#transport.close();
+  close() { // once: a second time might close what has been opened since
+    return this.#closed ??= Promise.resolve(this.#transport.close());
   }
 }

@@ -1,6 +1,6 @@
 // The page: which source is shown, and the controls that all sources share.
 
-import {board} from "./board_view.js";
+import {board, bridged} from "./board_view.js";
 import {webcam} from "./camera_view.js";
 import {ask} from "./client.js";
 import {clear} from "./compare.js";
@@ -54,7 +54,13 @@ async function attempt(action) {
   }
 }
 
-if (window.isSecureContext) navigator.serviceWorker?.register("sw.js").catch(() => {}); // it works without, but online
+/** Make the page work offline. Not at the bridge: its port is other projects' too, and a new build is to be seen at once. */
+async function keep() {
+  if (!bridged) await navigator.serviceWorker?.register("sw.js");
+  else if (await (await navigator.serviceWorker?.getRegistration())?.unregister()) location.reload();
+}
+
+keep().catch(() => {}); // it works without, but online
 
 use(null);
 say("Loading the network …");

@@ -4,7 +4,9 @@
 // EXIF is kept as the TIFF structure that all three formats wrap. It leaves upright and without its thumbnail, which
 // would show the dark picture.
 
-const ORIENTATION = 0x0112, THUMBNAIL = 0x0201, THUMBNAIL_LENGTH = 0x0202;
+const ORIENTATION = 0x0112;
+const THUMBNAILS = [[0x0201, 0x0202], [0x0111, 0x0117]]; // where one lies and its length: a JPEG file, or strips of pixels
+const SHORT = 3; // a type of values; those of four bytes are the other one here
 const latin = (bytes) => String.fromCharCode(...bytes);
 const bytesOf = (text) => Uint8Array.from(text, (letter) => letter.charCodeAt(0));
 
@@ -61,8 +63,17 @@ export function upright(exif) {
     for (const entry of entries(first)) if (u16(entry) === ORIENTATION) set16(entry + 8, 1);
     const second = u32(atNext);
     if (second) {
-      const values = Object.fromEntries(entries(second).map((entry) => [u16(entry), u32(entry + 8)]));
-      if (values[THUMBNAIL]) bytes.fill(0, values[THUMBNAIL], values[THUMBNAIL] + values[THUMBNAIL_LENGTH]);
+      const valuesOf = (tag) => {
+        const entry = entries(second).find((found) => u16(found) === tag);
+        if (!entry) return [];
+        const count = u32(entry + 4), [read, size] = u16(entry + 2) === SHORT ? [u16, 2] : [u32, 4];
+        const from = count * size > 4 ? u32(entry + 8) : entry + 8;
+        return Array.from({length: count}, (_, i) => read(from + size * i));
+      };
+      for (const [tag, lengthTag] of THUMBNAILS) {
+        const lengths = valuesOf(lengthTag);
+        valuesOf(tag).forEach((at, i) => bytes.fill(0, at, at + lengths[i]));
+      }
       set32(atNext, 0);
     }
     return bytes;
@@ -81,15 +92,22 @@ export function orientationOf(exif) {
 /**
  * Return a file whose EXIF no decoder finds. Browsers differ in the formats whose orientation they obey, so the page
  * obeys it itself.
+ *
+ * @param {File} file
+ * @param {Metadata} metadata of the file
+ * @returns {Blob}
  */
-export function withoutExif(file, {type, atExif}) {
-  const bytes = file.slice(), view = viewOf(bytes);
-  bytes.set(bytesOf("noNe"), atExif);
+export function withoutExif(file, {type, exif, atExif}) {
+  if (!exif) return file.slice(0, file.size, type);
+  const name = bytesOf("noNe"), parts = [file.slice(0, atExif), name];
+  let rest = atExif + 4;
   if (type === "image/png") {
-    const end = atExif + 4 + view.getUint32(atExif - 4);
-    view.setUint32(end, crc32(bytes.subarray(atExif, end)));
+    const crc = new DataView(new ArrayBuffer(4));
+    crc.setUint32(0, crc32(joined([name, exif])));
+    parts.push(exif, crc);
+    rest += exif.length + 4;
   }
-  return bytes;
+  return new Blob([...parts, file.slice(rest)], {type});
 }
 
 /** Let a function read and write a TIFF structure; null if it reaches over its end. */

@@ -1,6 +1,8 @@
-// The network's core in LiteRT.js: cells in, maps out, at any size. It runs in a worker.
+// The network's core: cells in, maps out. In floating point LiteRT.js runs it at any size; in int8 it is computed as the board
+// does, at the board's size. It runs in a worker.
 
 import {loadAndCompile, loadLiteRt, Tensor} from "@litertjs/core";
+import {openInt8} from "./int8.js";
 import {withSize} from "./tflite.js";
 
 const KEPT = 3; // compiled sizes; a page sees a photograph, the webcam and the chip's frame in turn
@@ -9,6 +11,7 @@ const KEPT = 3; // compiled sizes; a page sees a photograph, the webcam and the 
 export class Network {
   #files;
   #compiled = new Map();
+  #int8;
 
   /** @param {{float32: Uint8Array, int8: Uint8Array}} files the models as the conversion wrote them */
   constructor(files) {
@@ -38,22 +41,27 @@ export class Network {
     return new Network({float32, int8});
   }
 
-  /** Return a model as the conversion wrote it. */
-  file(kind) {
-    return this.#files[kind];
+  /**
+   * Run the int8 model, for the board's size, byte for byte as the board does.
+   *
+   * @param {Int8Array} cells codes of the roots of colours
+   * @returns {{maps: Int8Array, scale: number, zeroPoint: number}} maps (rows, columns, 15) and the meaning of their codes
+   */
+  runAsTheBoard(cells) {
+    const {run, scale, zeroPoint} = this.#int8 ??= openInt8(this.#files.int8);
+    return {maps: run(cells), scale, zeroPoint};
   }
 
   /**
-   * Run a model.
+   * Run the model in floating point.
    *
-   * @param {"float32" | "int8"} kind
-   * @param {Float32Array | Int8Array} cells (rows, columns, 75): roots of colours from 0 to 1, or int8 codes of them
+   * @param {Float32Array} cells (rows, columns, 75): roots of colours from 0 to 1
    * @param {number} rows even
    * @param {number} columns even
-   * @returns {Promise<Float32Array | Int8Array>} maps (rows, columns, 15)
+   * @returns {Promise<Float32Array>} maps (rows, columns, 15)
    */
-  async run(kind, cells, rows, columns) {
-    const model = await this.#model(kind, rows, columns);
+  async run(cells, rows, columns) {
+    const model = await this.#model(rows, columns);
     const input = new Tensor(cells, [1, rows, columns, cells.length / (rows * columns)]);
     try {
       const [output] = await model.run(input);
@@ -67,11 +75,11 @@ export class Network {
     }
   }
 
-  async #model(kind, rows, columns) {
-    const key = `${kind} ${rows}x${columns}`;
+  async #model(rows, columns) {
+    const key = `${rows}x${columns}`;
     let model = this.#compiled.get(key);
     this.#compiled.delete(key); // to become the latest
-    model ??= await loadAndCompile(withSize(this.#files[kind], rows, columns), {accelerator: "wasm"});
+    model ??= await loadAndCompile(withSize(this.#files.float32, rows, columns), {accelerator: "wasm"});
     this.#compiled.set(key, model);
     if (this.#compiled.size > KEPT) {
       const [oldest] = this.#compiled.keys();

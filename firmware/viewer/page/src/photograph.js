@@ -1,47 +1,43 @@
 // Open, enhance and save a photograph. It runs in the worker.
 
 import {boxFilter, copySize, factorsOf, recolour, toCells, CELL} from "./pixels.js";
+import {Fault} from "./fault.js";
 import {orientationOf, readMetadata, withMetadata, withoutExif} from "./metadata.js";
 
-export const MOST_PIXELS = 100e6; // a picture and its result take 8 bytes for each
+export const MOST_PIXELS = 100e6; // in Chromium it takes 9 bytes of memory for each to open one, and 14 to 18 to save it
 const SCREEN_PIXELS = 2e6; // of the picture on the page, which follows the slider
+const STRIP_PIXELS = 4e6; // recoloured at once for a file
 const QUALITY = 0.95; // of JPEG and WebP
-
-/** A sentence for the visitor: what is wrong with a file, and what to do. */
-export class Fault extends Error {}
 
 /** Run the core on a copy of a picture and return its factors, for `recolour`. */
 export async function factorsFor(network, picture, pixels) {
   const copy = copySize(picture.height, picture.width, pixels);
   const {cells, rows, columns} = toCells(boxFilter(picture, copy.rows, copy.columns), copy.rows, copy.columns);
-  const values = factorsOf(await network.run("float32", cells, rows, columns));
+  const values = factorsOf(await network.run(cells, rows, columns));
   return {values, rows, columns, down: copy.rows / CELL, across: copy.columns / CELL};
 }
 
 export class Photograph {
   /** Decode a file. @throws {Fault} it is no picture that can be read */
   static async open(file) {
-    const bytes = new Uint8Array(await file.arrayBuffer());
-    const metadata = await readMetadata(bytes);
+    const metadata = await readMetadata(new Uint8Array(await file.arrayBuffer()));
     if (!metadata) throw new Fault(`${file.name} is not a picture that can be read: choose a JPEG, PNG or WebP file.`);
-    const {width, height, type} = metadata;
+    const {width, height} = metadata;
     if (width * height > MOST_PIXELS) {
       throw new Fault(`${file.name} has ${Math.round(width * height / 1e6)} megapixels. This page takes at most `
         + `${MOST_PIXELS / 1e6}: make it smaller first.`);
     }
     const photograph = new Photograph();
-    const orientation = orientationOf(metadata.exif);
     try {
       // Values as they are in the file; the profile goes into the result.
-      const bitmap = await createImageBitmap(new Blob([metadata.exif ? withoutExif(bytes, metadata) : bytes], {type}),
+      const bitmap = await createImageBitmap(withoutExif(file, metadata),
         {colorSpaceConversion: "none", premultiplyAlpha: "none"});
-      const picture = turned(pixelsOf(bitmap), orientation);
-      Object.assign(photograph, {name: file.name, metadata, picture});
-      const scale = Math.min(Math.sqrt(SCREEN_PIXELS / (bitmap.width * bitmap.height)), 1);
-      const small = (side) => Math.max(Math.round(side * scale), 1);
-      photograph.screen = scale === 1 ? picture
-        : turned(pixelsOf(bitmap, small(bitmap.width), small(bitmap.height)), orientation);
-      bitmap.close();
+      const orientation = orientationOf(metadata.exif), scale = Math.min(Math.sqrt(SCREEN_PIXELS / (width * height)), 1);
+      const small = scale < 1 && pixelsIn(drawn(bitmap, orientation, scale));
+      const whole = drawn(bitmap, orientation);
+      bitmap.close(); // before the pixels are read: of bitmap, canvas and pixels two are in memory at once
+      const picture = pixelsIn(whole);
+      Object.assign(photograph, {name: file.name, metadata, picture, screen: small || picture});
     } catch (error) {
       if (!(error instanceof DOMException || error instanceof RangeError)) throw error;
       throw new Fault(`${file.name} is damaged or too large for this browser: its pixels cannot be read.`);
@@ -49,15 +45,18 @@ export class Photograph {
     return photograph;
   }
 
-  /** Compute the factors; to be called once. @throws {RangeError} the network's output is not finite */
+  /** Compute the factors; to be called once. @throws {Fault} the network's output is not finite */
   async enhance(network) {
     this.factors = await factorsFor(network, this.picture);
   }
 
   /** Return the picture for the screen, before or, with an exposure in EV, after. */
   shown(exposure) {
-    if (exposure === undefined) return copied(this.screen);
-    return this.#recoloured(this.screen, exposure);
+    const {data, width, height} = this.screen;
+    if (exposure === undefined) return {data: data.slice(), width, height};
+    const after = new Uint8ClampedArray(data.length);
+    recolour(data, after, this.screen, this.factors, {exposure, grey: this.metadata.grey});
+    return {data: after, width, height};
   }
 
   /**
@@ -67,9 +66,14 @@ export class Photograph {
    * @param {string} [type] the format; that of the input by default
    */
   async file(exposure, type = this.metadata.type) {
-    const {data, width, height} = this.#recoloured(this.picture, exposure);
-    const canvas = new OffscreenCanvas(width, height);
-    canvas.getContext("2d").putImageData(new ImageData(data, width, height), 0, 0);
+    const {data, width, height} = this.picture, rows = Math.max(Math.floor(STRIP_PIXELS / width), 1);
+    const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
+    for (let first = 0; first < height; first += rows) {
+      const last = Math.min(first + rows, height), strip = new ImageData(width, last - first);
+      recolour(data.subarray(4 * first * width, 4 * last * width), strip.data, this.picture, this.factors,
+        {exposure, grey: this.metadata.grey, first, last});
+      context.putImageData(strip, 0, first);
+    }
     const blob = await canvas.convertToBlob({type, quality: QUALITY});
     if (blob.type !== type) throw new Fault(`This browser cannot write ${type.split("/")[1].toUpperCase()}: save as PNG.`);
     const suffix = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}[type];
@@ -77,36 +81,30 @@ export class Photograph {
       : this.name.replace(/\.\w+$/, "") + suffix;
     return {blob: await withMetadata(new Uint8Array(await blob.arrayBuffer()), this.metadata), name};
   }
-
-  #recoloured(picture, exposure) {
-    const data = new Uint8ClampedArray(picture.data.length);
-    recolour(picture.data, data, picture, this.factors, {exposure, grey: this.metadata.grey});
-    return {data, width: picture.width, height: picture.height};
-  }
 }
 
-/** Return the pixels of a bitmap, of its size or another. */
-export function pixelsOf(bitmap, width = bitmap.width, height = bitmap.height) {
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", {willReadFrequently: true});
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, width, height);
-  return context.getImageData(0, 0, width, height);
-}
+/** Return the pixels of a bitmap at its own size. */
+export const pixelsOf = (bitmap) => pixelsIn(drawn(bitmap, 1));
 
-/** Turn a picture upright that has an orientation of EXIF, from 1 to 8. */
-function turned({data, width, height}, orientation) {
-  if (orientation === 1) return {data, width, height};
-  const pixels = new Uint32Array(data.buffer), result = new Uint32Array(pixels.length);
-  const onItsSide = orientation > 4, across = onItsSide ? height : width, down = onItsSide ? width : height;
+/** Draw a bitmap of an orientation of EXIF, from 1 to 8, upright; return the canvas's context. */
+function drawn(bitmap, orientation, scale = 1) {
+  const [across, down] = [bitmap.width, bitmap.height].map((side) => Math.max(Math.round(side * scale), 1));
+  const onItsSide = orientation > 4;
   const mirrored = [2, 3, 7, 8].includes(orientation), upsideDown = [3, 4, 6, 7].includes(orientation);
-  for (let y = 0, to = 0; y < down; y++) {
-    for (let x = 0; x < across; x++, to++) {
-      const [column, row] = onItsSide ? [y, x] : [x, y];
-      result[to] = pixels[(upsideDown ? height - 1 - row : row) * width + (mirrored ? width - 1 - column : column)];
-    }
-  }
-  return {data: new Uint8ClampedArray(result.buffer), width: across, height: down};
+  const canvas = new OffscreenCanvas(onItsSide ? down : across, onItsSide ? across : down);
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  Object.assign(context, {imageSmoothingEnabled: scale < 1, imageSmoothingQuality: "high"});
+  if (onItsSide) context.transform(0, 1, 1, 0, 0, 0);
+  context.transform(mirrored ? -1 : 1, 0, 0, upsideDown ? -1 : 1, mirrored ? across : 0, upsideDown ? down : 0);
+  context.drawImage(bitmap, 0, 0, across, down);
+  context.getImageData(0, 0, 1, 1); // it is drawn now, and the bitmap may go
+  return context;
 }
 
-const copied = ({data, width, height}) => ({data: data.slice(), width, height});
+/** Return what a canvas shows, and free its memory. */
+function pixelsIn(context) {
+  const {canvas, canvas: {width, height}} = context;
+  const {data} = context.getImageData(0, 0, width, height);
+  canvas.width = canvas.height = 0;
+  return {data, width, height};
+}

@@ -21,8 +21,8 @@ export function photographs({exposure, opened}) {
     say(`Opening ${file.name} …`);
     try {
       const started = performance.now();
-      showChip(false);
       const {width, height, before, after} = await ask("open", {file, exposure: exposure()});
+      showChip(false);
       show({before, after});
       opened();
       const seconds = (performance.now() - started) / 1000;
@@ -44,7 +44,7 @@ export function photographs({exposure, opened}) {
   async function computeChip() {
     const {dark, float, int8, difference, mean, largest} = await ask("chip", {exposure: exposure()});
     for (const [name, picture] of Object.entries({dark, float, int8, difference})) draw(element(`chip-${name}`), picture);
-    element("chip-words").textContent = "The board's int8 model on a frame of 160×120, as LiteRT rounds: it differs "
+    element("chip-words").textContent = "The board's int8 model on a frame of 160×120, byte for byte: it differs "
       + `from floating point by ${mean.toFixed(2)} levels of 255 in the mean and ${largest} at most.`;
   }
 

@@ -1,15 +1,17 @@
 // What surrounds the network's core, in floating point: the copy that it sees, and its maps laid over the picture.
 //
-// The arithmetic is that of mirnet_torch/full_size.py and compact.py, whose docstrings have the formulas. Pictures are
+// The arithmetic is that of mirnet_torch/restoration/full_size.py and compact.py, whose docstrings have the formulas. Pictures are
 // RGBA, 8 bits, as a canvas has them; alpha is copied.
+
+import {Fault} from "./fault.js";
 
 export const CELL = 5; // pixels along the side of a cell
 export const MAPS = 15;
-const COPY_PIXELS = 600 * 400;
+const COPY_PIXELS = 480 * 360;
 const LIGHT = Float64Array.from({length: 256}, (_, level) => level / 255);
 const ROOTS = LIGHT.map(Math.sqrt);
 
-/** Return {rows, columns} of the copy of a picture: 240,000 pixels in its aspect, or its own size if less. */
+/** Return {rows, columns} of the copy of a picture: 172,800 pixels in its aspect, or its own size if less. */
 export function copySize(height, width, pixels = COPY_PIXELS) {
   const scale = Math.min(Math.sqrt(pixels / (height * width)), 1);
   return {rows: Math.max(rint(height * scale), 1), columns: Math.max(rint(width * scale), 1)};
@@ -92,7 +94,7 @@ function softplus(value) {
  *
  * @param {Float32Array} maps (rows, columns, 15)
  * @returns {Float32Array} the same shape: gain, root gain, roll-off, matrix by rows, offsets
- * @throws {RangeError} a value is not finite
+ * @throws {Fault} a value is not finite
  */
 export function factorsOf(maps) {
   const factors = new Float32Array(maps.length);
@@ -108,7 +110,7 @@ export function factorsOf(maps) {
       factors[i + 12 + c] = maps[i + 12 + c] / 2;
     }
   }
-  if (!factors.every(Number.isFinite)) throw new RangeError("the network's output for this picture is not finite");
+  if (!factors.every(Number.isFinite)) throw new Fault("The network finds no answer for this picture: choose another.");
   return factors;
 }
 
@@ -126,9 +128,9 @@ export function factorsOf(maps) {
 /**
  * Apply factors to some rows of a picture.
  *
- * @param {Uint8ClampedArray} source RGBA (height, width)
+ * @param {Uint8ClampedArray} source RGBA (last - first, width)
  * @param {Uint8ClampedArray} target the same size
- * @param {{width: number, height: number}} size
+ * @param {{width: number, height: number}} size of the whole picture
  * @param {Factors} factors
  * @param {{exposure?: number, grey?: boolean, first?: number, last?: number}} options exposure in EV; grey: the result is
  *     the luma (BT.601, as Pillow computes it); rows from `first` to before `last`
@@ -148,7 +150,7 @@ export function recolour(source, target, {width, height}, factors, {exposure = 0
     for (let i = 0; i < columns * MAPS; i += MAPS) {
       for (const k of [0, 1, 12, 13, 14]) near[i + k] *= brighter;
     }
-    recolourRow(source, target, 4 * y * width, width, near, columns, stepAcross, grey);
+    recolourRow(source, target, 4 * (y - first) * width, width, near, columns, stepAcross, grey);
   }
 }
 

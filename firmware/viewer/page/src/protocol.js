@@ -3,11 +3,13 @@
 import {crc32} from "./metadata.js";
 
 export const TYPE = {
-  info: 0x01, selfTest: 0x02, stream: 0x06, exposure: 0x07,
-  infoText: 0x81, selfTestText: 0x82, dark: 0x83, bright: 0x84, status: 0x85,
+  info: 0x01, selfTest: 0x02, stream: 0x06, exposure: 0x07, camera: 0x08,
+  infoText: 0x81, selfTestText: 0x82, darkFrame: 0x83, brightFrame: 0x84, status: 0x85,
 };
-export const HALTED = 6; // after this status and those above it the sketch has halted
-const VERSION = 2, HEADER = 12, FRAME_HEADER = 8;
+export const VERSION = 2, DAMAGED = 1; // DAMAGED: the status of a command that arrived damaged
+/** Return whether the sketch has halted after this status. */
+export const halts = (status) => status >= 6 && status <= 11;
+const HEADER = 12, FRAME_HEADER = 8;
 const MOST = FRAME_HEADER + 3 * 131072; // bytes; no payload is longer
 
 /** Return a message as it goes over the wire. */
@@ -27,7 +29,7 @@ export function encode(type, tag, payload = []) {
 export class Decoder {
   #bytes = new Uint8Array(0);
 
-  /** Take bytes and yield the messages {type, tag, payload} that they complete. */
+  /** Take bytes and yield the messages {type, tag, payload} that they complete; {version, tag} for one of another version. */
   * feed(data) {
     const bytes = new Uint8Array(this.#bytes.length + data.length);
     bytes.set(this.#bytes);
@@ -38,16 +40,21 @@ export class Decoder {
       at = bytes.indexOf(0xa5, at);
       if (at < 0) at = bytes.length;
       if (bytes.length < at + HEADER) break;
+      const version = bytes[at + 2], tag = bytes[at + 4];
       const n = bytes[at + 5] | bytes[at + 6] << 8 | bytes[at + 7] << 16, end = at + HEADER + n;
-      if (bytes[at + 1] !== 0x4d || bytes[at + 2] !== VERSION || n > MOST
-          || crc32(bytes.subarray(at, at + 8)) !== view.getUint32(at + 8, true)) {
+      if (bytes[at + 1] !== 0x4d || crc32(bytes.subarray(at, at + 8)) !== view.getUint32(at + 8, true)) {
+        at++;
+      } else if (version !== VERSION) {
+        yield {version, tag};
+        at += HEADER;
+      } else if (n > MOST) {
         at++;
       } else if (bytes.length < end + 4) {
         break;
       } else if (crc32(bytes.subarray(at, end)) !== view.getUint32(end, true)) {
         at++;
       } else {
-        yield {type: bytes[at + 3], tag: bytes[at + 4], payload: bytes.slice(at + HEADER, end)};
+        yield {type: bytes[at + 3], tag, payload: bytes.slice(at + HEADER, end)};
         at = end + 4;
       }
     }
@@ -57,7 +64,7 @@ export class Decoder {
 
 /** Return {number, seconds, picture} of a dark or bright frame; null if it has another size. */
 export function frameOf({type, payload}, width, height) {
-  const decode = type === TYPE.dark ? fromCamera : fromRgb, data = decode(payload.subarray(FRAME_HEADER), width * height);
+  const decode = type === TYPE.darkFrame ? fromCamera : fromRgb, data = decode(payload.subarray(FRAME_HEADER), width * height);
   const view = new DataView(payload.buffer);
   return data && {number: view.getUint32(0, true), seconds: view.getUint32(4, true) / 1e6, picture: {data, width, height}};
 }
@@ -78,6 +85,20 @@ function fromRgb(bytes, pixels) {
   const rgba = new Uint8ClampedArray(4 * pixels).fill(255);
   for (let i = 0; i < pixels; i++) for (let c = 0; c < 3; c++) rgba[4 * i + c] = bytes[3 * i + c];
   return rgba;
+}
+
+const ROW = 392e-6, MOST_ROWS = 510; // seconds of exposure of a camera's row, and rows of a frame
+
+/**
+ * Return the payload of the command that sets the camera.
+ *
+ * @param {{mirror: boolean, flip: boolean, night: number, ceiling: number, gain: number, shutter: number}} settings night:
+ *     1, 2, 4 or 8, how many times longer a frame may take; ceiling: the highest automatic gain, 2 to 128; gain, and
+ *     shutter in seconds: 0 is automatic
+ */
+export function cameraPayload({mirror, flip, night, ceiling, gain, shutter}) {
+  const sixteenths = Math.round(16 * gain), rows = shutter && Math.min(Math.max(Math.round(shutter / ROW), 1), MOST_ROWS);
+  return [mirror | flip << 1, Math.log2(night), Math.log2(ceiling), sixteenths & 255, sixteenths >> 8, rows & 255, rows >> 8];
 }
 
 /** Return the pairs of name=value in a text. */

@@ -1,19 +1,19 @@
-// The service worker: after the first visit the page works offline.
+// The service worker: after the first visit the page works offline. A new build waits until the last tab with the old one is
+// closed, so that none gets files of both.
 
-const CACHE = `mirnet-${VERSION}`; // eslint-disable-line -- VERSION and FILES come from the build
+const OURS = `mirnet ${self.registration.scope} `; // other copies of the page may be on this origin
+const CACHE = OURS + VERSION; // eslint-disable-line -- VERSION and FILES come from the build
 
 self.addEventListener("install", (event) => {
   event.waitUntil((async () => {
     const cache = await caches.open(CACHE);
     await cache.addAll(["./", ...FILES].map((file) => new Request(file, {cache: "no-cache"})));
-    await self.skipWaiting();
   })());
 });
 
 self.addEventListener("activate", (event) => {
   event.waitUntil((async () => {
-    for (const name of await caches.keys()) if (name.startsWith("mirnet-") && name !== CACHE) await caches.delete(name);
-    await self.clients.claim();
+    for (const name of await caches.keys()) if (name.startsWith(OURS) && name !== CACHE) await caches.delete(name);
   })());
 });
 

@@ -5,6 +5,7 @@
 // numbers in a copy of the file; all weights stay. The file is a FlatBuffer of the schema of TFLite, in which a table
 // starts with the distance to its list of fields.
 
+const INT32 = 2; // TensorType
 const AVERAGE_POOL_2D = 1, MAX_POOL_2D = 17, RESIZE_BILINEAR = 23; // BuiltinOperator
 
 /**
@@ -58,18 +59,39 @@ export function withSize(file, rows, columns) {
 }
 
 /**
- * Return {scale, zeroPoint} of a quantised model's input and output.
+ * Return the graph of a quantised model.
  *
  * @param {Uint8Array} file
+ * @returns {{tensors: object[], operators: object[], input: number, output: number}} each tensor has its `shape`, `scale`
+ *     and `zeroPoint`, all `scales` of a constant that has one for each channel, and a constant's `data`; each operator has
+ *     its `code`, the numbers of its tensors `inputs` and `output`, and `options`, whose fields `int` and `byte` read
  */
-export function quantisation(file) {
-  const {view, int, field, pointed, items, graph, tensors} = opened(file);
-  const [input, output] = [1, 2].map((id) => {
-    const numbers = pointed(field(tensors[int(items(graph, id)[0])], 4));
-    const zeroPoints = pointed(field(numbers, 3)) + 4; // of 64 bits, of which the low 32 are enough
-    return {scale: view.getFloat32(items(numbers, 2)[0], true), zeroPoint: int(zeroPoints)};
-  });
-  return {input, output};
+export function graphOf(file) {
+  const {view, int, field, pointed, items, tables, codes, graph, tensors, dataOf} = opened(file);
+  const numbers = (table, id) => items(table, id).map(int);
+  return {
+    tensors: tensors.map((tensor) => {
+      const [start, length] = dataOf(tensor), type = field(tensor, 1), known = field(tensor, 4);
+      const scales = known ? items(pointed(known), 2).map((at) => view.getFloat32(at, true)) : [];
+      const zeroPoints = known && field(pointed(known), 3); // of 64 bits, of which the low 32 are enough
+      const bytes = file.slice(start, start + length).buffer;
+      return {
+        shape: numbers(tensor, 0), scales, scale: scales[0], zeroPoint: zeroPoints ? int(pointed(zeroPoints) + 4) : 0,
+        data: length ? new (type && view.getInt8(type) === INT32 ? Int32Array : Int8Array)(bytes) : undefined,
+      };
+    }),
+    operators: tables(graph, 3).map((operator) => {
+      const at = field(operator, 0), options = field(operator, 4) && pointed(field(operator, 4));
+      const option = (read) => (id, absent = 0) => (options && field(options, id) ? read(field(options, id)) : absent);
+      return {
+        code: codes[at ? view.getUint32(at, true) : 0], inputs: numbers(operator, 1).filter((number) => number >= 0),
+        output: numbers(operator, 2)[0],
+        options: {int: option(int), byte: option((place) => view.getInt8(place))},
+      };
+    }),
+    input: numbers(graph, 1)[0],
+    output: numbers(graph, 2)[0],
+  };
 }
 
 /** Find the tables of a model. A field is known by its number in the schema. */

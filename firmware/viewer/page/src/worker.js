@@ -1,13 +1,15 @@
 // The worker: all that takes time. It answers {id, task, ...} with {id, result} or {id, fault: a sentence}.
 
 import {computeFrame, frameOf} from "./chip.js";
+import {Fault} from "./fault.js";
 import {Network} from "./network.js";
-import {Fault, Photograph, factorsFor, pixelsOf} from "./photograph.js";
+import {Photograph, factorsFor, pixelsOf} from "./photograph.js";
 import {recolour} from "./pixels.js";
 
 const network = Network.load(new URL(".", self.location));
 network.catch(() => {}); // the first task that needs it says why
-const LIVE_PIXELS = 240 * 160; // of the webcam's copy: a sixth of the time, and 0.2 dB less (mirnet_torch/full_size.py)
+const LIVE_PIXELS = 240 * 160; // of the webcam's copy: a sixth of the time, and 0.2 dB less (mirnet_torch/restoration/full_size.py)
+const MEMORY = "There is not enough memory for this picture: close other tabs, or make the picture smaller."; // a RangeError
 let photograph = null;
 
 const tasks = {
@@ -54,7 +56,7 @@ self.onmessage = async ({data: {id, task, ...given}}) => {
     const buffers = Object.values(result).map((value) => value?.data?.buffer).filter(Boolean);
     self.postMessage({id, result}, buffers);
   } catch (error) {
-    const known = error instanceof Fault || error instanceof RangeError;
-    self.postMessage({id, fault: known ? error.message : `The network cannot run here: ${error.message ?? error}`});
+    self.postMessage({id, fault: error instanceof Fault ? error.message
+      : error instanceof RangeError ? MEMORY : `The network cannot run here: ${error.message ?? error}`});
   }
 };

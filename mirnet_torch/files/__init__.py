@@ -1,0 +1,1 @@
+"""Photographs and videos as files: finding them, reading them, writing what was made of them."""

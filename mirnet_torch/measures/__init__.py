@@ -1,0 +1,1 @@
+"""How good a picture is: metrics, their intervals, methods to compare with, sheets to look at."""

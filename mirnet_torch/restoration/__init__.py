@@ -1,0 +1,1 @@
+"""A network on a picture of any size: whole, from a small copy, in tiles, in batches; PyTorch or converted."""
