@@ -18,23 +18,25 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
-import torch
-from golden import filled
-from PIL import Image
-from skimage import data
-from small_trainings import small_options, write_data
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests/conversion must not hide conversion/
 
-from conversion.judge import main as judge
-from conversion.to_tflite import main as convert
-from mirnet_torch import MIRNet, MIRNetConfig, create_model, save_model
-from mirnet_torch.cli import run_command
-from mirnet_torch.enhance import main as enhance
-from mirnet_torch.evaluate import main as evaluate
-from mirnet_torch.files.deep_images import write_deep
-from mirnet_torch.train import main as train_main
-from mirnet_torch.train import train
-from mirnet_torch.training.options import TrainOptions
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from golden import filled  # noqa: E402
+from PIL import Image  # noqa: E402
+from skimage import data  # noqa: E402
+from small_trainings import small_options, write_data  # noqa: E402
+
+from conversion.judge import main as judge  # noqa: E402
+from conversion.to_tflite import main as convert  # noqa: E402
+from mirnet_torch import MIRNet, MIRNetConfig, create_model, save_model  # noqa: E402
+from mirnet_torch.cli import run_command  # noqa: E402
+from mirnet_torch.enhance import main as enhance  # noqa: E402
+from mirnet_torch.evaluate import main as evaluate  # noqa: E402
+from mirnet_torch.files.deep_images import write_deep  # noqa: E402
+from mirnet_torch.train import main as train_main  # noqa: E402
+from mirnet_torch.train import train  # noqa: E402
+from mirnet_torch.training.options import TrainOptions  # noqa: E402
 
 SECONDS = 60  # for a case
 MEMORY = 2 * 2 ** 30

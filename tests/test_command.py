@@ -90,8 +90,7 @@ def test_other_programs_keep_their_ctrl_c(tmp_path):
     (tmp_path / "app" / "__main__.py").write_text("import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\n"
                                                   "except KeyboardInterrupt:\n    print('saved')\n")
     environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run([sys.executable, "-m", "app"], env=environment, capture_output=True, text=True, preexec_fn=(
-        lambda: signal.signal(signal.SIGINT, signal.default_int_handler)))
+    done = subprocess.run([sys.executable, "-m", "app"], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "saved\n", "")
 
 
@@ -100,8 +99,7 @@ def test_other_programs_keep_their_ctrl_c(tmp_path):
 @pytest.mark.parametrize("seconds", [0.3, 1.0])
 def test_ctrl_c_at_the_start_gives_no_traceback(tmp_path, words, seconds):
     process = subprocess.Popen([sys.executable, *words, "--help"], env=ENVIRONMENT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+                               stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     err = process.communicate()[1]
