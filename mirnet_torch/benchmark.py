@@ -133,7 +133,7 @@ def measure(job: Job, ways: Sequence[Callable[[Job], Pass]], *, repeats: int) ->
         runs = [[Run(*_ask(connection)) for connection in connections] for _ in range(repeats)]
     finally:
         for worker in workers:
-            worker.terminate()
+            worker.kill()
             worker.join()
     return [Costs([turn[way] for turn in runs], memory, output) for way, (memory, output) in enumerate(first)]
 

@@ -13,7 +13,8 @@ It reads like `model.py`, block by block, and uses the same modules and weights.
 * What starts a coarser stream is needed again after the first column; it is computed once.
 
 `python -m mirnet_torch.benchmark` measures both on your machine. On two cores of an AMD EPYC: at 256x256 2.2 times
-less time (3 runs, 2.05 to 2.26) and 39 % of the memory, at 600x400 3.0 times (2 runs) and 51 %.
+less time and 39 % of the memory, at 600x400 3.0 times and 51 %. On another such machine, whose cores multiplied half as
+fast (210 GFLOP/s, of which the convolutions reach all): 1.6 times and 41 %, 2.0 times and 52 %.
 """
 from __future__ import annotations
 
