@@ -16,10 +16,13 @@ def test_live(chromium: Any, site: str, tmp_path: Path, monkeypatch: pytest.Monk
     with Visit(chromium, site, permissions=["camera"]) as visit:
         visit.page.click("#webcam")
         visit.expect("frames a second")
-        visit.page.wait_for_timeout(2000)
-        line = visit.expect("Webcam 640×480: .* frames a second")
-        print(line)
-        assert 5 < float(line.split(": ")[1].split()[0]) < 31, "the film has 30 pictures a second"
+        rates = []
+        for _ in range(5):  # one second alone may hold a picture that was late for the second before
+            visit.page.evaluate("document.querySelector('#rate').textContent = ''")
+            line = visit.expect("Webcam 640×480: .* frames a second")
+            rates.append(float(line.split(": ")[1].split()[0]))
+        print(*rates)
+        assert 5 < sum(rates) / len(rates) < 31, "the film has 30 pictures a second"
         visit.page.click("#webcam")
         visit.expect("has stopped")
         visit.page.wait_for_timeout(300)
