@@ -7,6 +7,7 @@ The WebSocket is the part of RFC 6455 that one page and binary messages need.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import re
@@ -106,13 +107,17 @@ class _Socket:
         done = threading.Event()
         reader = threading.Thread(target=self._from_port, args=(port, done), daemon=True)
         reader.start()
+        status = None
         try:
-            self._to_port(port)
+            status = self._to_port(port)
         except (OSError, EOFError, ValueError):
             pass  # the page or the port is gone
         done.set()
         reader.join()
         port.close()
+        if status is not None:  # answered now: whoever has read it can open the port again
+            with contextlib.suppress(OSError):
+                self._send(CLOSE, status)
 
     def _from_port(self, port: serial.Serial, done: threading.Event) -> None:
         try:
@@ -123,12 +128,12 @@ class _Socket:
         except (OSError, TypeError):  # of the port or of the page
             self._close("it was unplugged")
 
-    def _to_port(self, port: serial.Serial) -> None:
+    def _to_port(self, port: serial.Serial) -> bytes:
+        """Carry bytes until the page closes the connection; return its status."""
         while True:
             kind, data = self._receive()
             if kind == CLOSE:
-                self._send(CLOSE, data[:2])
-                return
+                return data[:2]
             if kind == PING:
                 self._send(PONG, data)
             elif kind == BINARY:

@@ -1,5 +1,6 @@
 // In place of the browser's WebSerial: ports of ours, whose bytes go over the bridge of page_server.py to a simulated
-// board. They behave as the standard says: a lost port fails its streams, and a port in use cannot be closed.
+// board. They behave as the standard says: a lost port fails its streams, a port in use cannot be closed, and one that
+// is not closed cannot be opened.
 
 class Port {
   connected = true;
@@ -12,7 +13,7 @@ class Port {
 
   async open({baudRate}) {
     if (!(baudRate > 0)) throw new TypeError("baudRate");
-    if (this.readable || this.writable) throw new DOMException("The port is already open.", "InvalidStateError");
+    if (this.socket) throw new DOMException("The port is already open.", "InvalidStateError");
     if (!this.connected) throw new DOMException("Failed to open serial port.", "NetworkError");
     window.opened.push(this.getInfo().usbProductId);
     const socket = this.socket = new WebSocket(`ws://${location.host}/board`);
@@ -23,7 +24,6 @@ class Port {
       start: (arrived) => {
         socket.onmessage = ({data}) => arrived.enqueue(new Uint8Array(data));
         socket.onclose = () => {
-          if (this.socket !== socket) return; // we have closed it
           this.connected = false;
           this.readable = null;
           arrived.error(lost);
@@ -46,7 +46,13 @@ class Port {
   async close() {
     if (this.readable?.locked || this.writable?.locked) throw new TypeError("Cannot cancel a locked stream");
     this.readable = this.writable = null;
-    this.socket.close();
+    const {socket} = this;
+    if (socket.readyState !== WebSocket.CLOSED) {
+      await new Promise((resolve) => {
+        socket.onclose = resolve; // it is not lost
+        socket.close();
+      });
+    }
     this.socket = null;
   }
 }

@@ -25,6 +25,7 @@ function isBoard(port) {
 /** Set the board up; `opened` is called whenever it is connected. */
 export function board({exposure, opened}) {
   let link = null, halted = false, since = null; // since: when the last frame came
+  let closing = null; // the port that the visitor has disconnected, until it can be opened again
   let wanted = null; // what stands for the connection that the visitor asked for last
 
   const source = () => testPicture.getAttribute("aria-pressed") === "true" ? TEST_PICTURE : CAMERA;
@@ -56,6 +57,7 @@ export function board({exposure, opened}) {
       return complain(error.name === "NotFoundError" ? "No board was chosen: plug it in and try again." : error.message);
     }
     label();
+    await closing;
     while (wanted === mine) {
       let own = null;
       try {
@@ -114,7 +116,7 @@ export function board({exposure, opened}) {
   function stop() {
     sayRate();
     wanted = null;
-    link?.close();
+    closing = link?.close() ?? closing;
     link = null;
     label();
   }

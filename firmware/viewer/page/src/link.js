@@ -52,7 +52,10 @@ export function openSocket(url) {
         }
       },
       write: (bytes) => socket.send(bytes),
-      close: () => socket.close(),
+      close: () => closed ? null : new Promise((resolve) => {
+        socket.addEventListener("close", resolve);
+        socket.close();
+      }),
     });
     socket.onerror = () => resolve({
       async* bytes() { throw new Error("firmware/viewer --page is not running"); },
@@ -169,6 +172,7 @@ export class Link {
 
   selfTest = async () => wordsOf(await this.ask(TYPE.selfTest, [], TYPE.selfTestText));
 
+  /** Close the port; a promise that it can be opened again. */
   close() { // once: a second time might close what has been opened since
     return this.#closed ??= Promise.resolve(this.#transport.close());
   }
