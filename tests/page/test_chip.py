@@ -9,6 +9,7 @@ import torch
 from browser import WEIGHTS, Visit, differences
 from PIL import Image
 from skimage import data
+from yuv422 import from_yuyv, to_yuyv
 
 from conversion.bridge.graph import read_graph
 from conversion.mirnet.pixels import apply_maps, head_tables, model_input
@@ -42,8 +43,8 @@ def test_int8_maps_and_pictures(visit: Visit, tmp_path: Path, photograph: str, b
     top, left = (rows - height) // 2, (columns - width) // 2
     centre = to_tensor(picture[top:top + height, left:left + width].copy())[None]
     shrunk = to_levels(box_filter(centre, 120, 160), torch.uint8)[0].permute(1, 2, 0).numpy()
-    mean, largest = differences(dark, shrunk)
-    assert mean < 0.01 and largest <= 1
+    mean, largest = differences(dark, from_yuyv(to_yuyv(shrunk)))
+    assert mean < 0.02 and largest <= 3, "what the board makes of the frame, but for rounding"
 
     interpreter = micro.Interpreter.from_bytes((WEIGHTS / "mcu_int8.tflite").read_bytes(), arena_size=1 << 20)
     interpreter.set_input(model_input(dark, cell=5)[None], 0)

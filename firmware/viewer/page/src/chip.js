@@ -3,6 +3,7 @@
 // A port of conversion/mirnet/pixels.py, whose docstrings explain the numbers of bits; a test compares every byte.
 
 import {CELL, MAPS, boxFilter, factorsOf, gainOf, recolour, rollOffOf, rootGainOf, toCells} from "./pixels.js";
+import {fromYuyv, toYuyv} from "./yuv422.js";
 
 export const FRAME = {width: 160, height: 120};
 const ROWS = FRAME.height / CELL, COLUMNS = FRAME.width / CELL;
@@ -42,7 +43,7 @@ export async function computeFrame(network, frame, exposure) {
   return {float, int8, difference, maps, mean: sum / (3 * width * height), largest};
 }
 
-/** Crop the centre of a picture to the aspect of the board's frames and shrink it to their size. */
+/** Crop the centre of a picture to the aspect of the board's frames, shrink it to their size, and give it their colours. */
 export function frameOf({data, width, height}) {
   const wide = Math.max(Math.min(width, Math.round(height * FRAME.width / FRAME.height)), 1);
   const high = Math.max(Math.min(height, Math.round(width * FRAME.height / FRAME.width)), 1);
@@ -57,6 +58,7 @@ export function frameOf({data, width, height}) {
     for (let c = 0; c < 3; c++) frame.data[4 * i + c] = 255 * small[3 * i + c];
     frame.data[4 * i + 3] = 255;
   }
+  frame.data.set(fromYuyv(toYuyv(frame.data)));
   return frame;
 }
 

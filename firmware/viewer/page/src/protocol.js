@@ -1,6 +1,7 @@
 // The messages of the board, described in mirnet_nano33ble/PROTOCOL.md.
 
 import {crc32} from "./metadata.js";
+import {fromYuyv} from "./yuv422.js";
 
 export const TYPE = {
   info: 0x01, selfTest: 0x02, stream: 0x06, exposure: 0x07, camera: 0x08,
@@ -69,16 +70,7 @@ export function frameOf({type, payload}, width, height) {
   return data && {number: view.getUint32(0, true), seconds: view.getUint32(4, true) / 1e6, picture: {data, width, height}};
 }
 
-/** Turn the camera's format, YUV 4:2:2 in the order Y U Y V, into RGBA, in the integers of frame_format.h. */
-function fromCamera(bytes, pixels) {
-  if (bytes.length !== 2 * pixels) return null;
-  const rgba = new Uint8ClampedArray(4 * pixels);
-  for (let i = 0; i < pixels; i++) {
-    const pair = 4 * (i >> 1), light = bytes[2 * i], u = bytes[pair + 1] - 128, v = bytes[pair + 3] - 128;
-    rgba.set([light + (359 * v + 128 >> 8), light + (-88 * u - 183 * v + 128 >> 8), light + (454 * u + 128 >> 8), 255], 4 * i);
-  }
-  return rgba;
-}
+const fromCamera = (bytes, pixels) => bytes.length === 2 * pixels ? fromYuyv(bytes) : null;
 
 function fromRgb(bytes, pixels) {
   if (bytes.length !== 3 * pixels) return null;
