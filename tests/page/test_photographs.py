@@ -70,6 +70,17 @@ def test_the_file_stays_what_it_was(visit: Visit, tmp_path: Path, model: torch.n
         assert image.format == {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[suffix]
 
 
+@pytest.mark.parametrize("suffix, space", [("jpg", "GRAY"), ("png", "GRAY"), ("jpg", "CMYK")])
+def test_a_profile_of_other_colours_is_left_out(visit: Visit, tmp_path: Path, suffix: str, space: str) -> None:
+    """The browser writes RGB, which a profile of grey or of inks does not describe."""
+    path, profile = tmp_path / f"night.{suffix}", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile[:16] + space.encode() + profile[20:]
+    dark(data.chelsea(), (90, 60)).convert({"GRAY": "L"}.get(space, space)).save(path, icc_profile=profile)
+    visit.open(path)
+    with Image.open(visit.save(tmp_path / "saved")) as saved:
+        assert saved.mode in ("RGB", "RGBA") and "icc_profile" not in saved.info
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation(visit: Visit, tmp_path: Path, orientation: int) -> None:
     path, exif = tmp_path / "turned.png", Image.Exif()

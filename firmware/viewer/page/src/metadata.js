@@ -49,9 +49,9 @@ export async function readMetadata(file) {
  */
 export async function withMetadata(file, {exif, profile}) {
   const {type} = await readMetadata(file);
-  const kept = exif && upright(exif);
+  const kept = exif && upright(exif), space = profile && latin(profile.subarray(16, 20));
   const parts = await {"image/jpeg": writeJpeg, "image/png": writePng, "image/webp": writeWebp}[type](file, kept,
-    profile);
+    space === "RGB " ? profile : null); // what the browser writes is RGB, whatever it has read
   return new Blob(parts, {type});
 }
 
