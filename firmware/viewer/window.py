@@ -49,8 +49,9 @@ class Window:
                             ("Up", self.brighter), ("minus", self.darker), ("KP_Subtract", self.darker),
                             ("Down", self.darker), ("m", self.mirror), ("f", self.flip), ("n", self.night),
                             ("bracketleft", lambda: self.ceiling(-1)), ("bracketright", lambda: self.ceiling(1)),
-                            ("s", self.save), ("space", self.pause), ("r", self.record), ("q", self.root.destroy)):
+                            ("s", self.save), ("space", self.pause), ("r", self.record), ("q", self.close)):
             self.root.bind(f"<{key}>", lambda event, action=action: action())  # type: ignore[misc]
+        self.root.protocol("WM_DELETE_WINDOW", self.close)
         self.canvas.bind("<Configure>", lambda event: self._draw())
 
     def receive(self, news: Picture | str) -> None:
@@ -130,6 +131,15 @@ class Window:
             return f"{path.name} ({len(frames)} pictures)"
 
         self._write(write)
+
+    def close(self) -> None:
+        """End; a recording is written first. If that fails the window stays once, and says why."""
+        if self.recording:
+            self.record()
+            if not self.said["text"].startswith("saved"):
+                return
+            print(self.said["text"])
+        self.root.destroy()
 
     def _write(self, write) -> None:
         try:

@@ -124,6 +124,29 @@ def test_space_holds_the_picture(window, press) -> None:
     assert window.picture.number == 3
 
 
+@pytest.mark.parametrize("end", ["q", "the window's button"])
+def test_the_end_writes_a_recording(window, press, tmp_path: Path, end: str) -> None:
+    press("r")
+    window.receive(picture(50))
+    window.receive(picture(100))
+    window._folder = tmp_path / "no folder" / "file"
+    (tmp_path / "no folder").touch()
+    window.close()
+    assert "cannot write" in window.said["text"] and window.root.winfo_exists(), "it stays once, to say it"
+    window._folder = tmp_path
+    press("r")
+    window.receive(picture(150))
+    destroyed = []
+    window.root.destroy, destroy = lambda: destroyed.append(1), window.root.destroy
+    if end == "q":
+        press("q")
+    else:
+        window.root.tk.call(window.root.protocol("WM_DELETE_WINDOW"))
+    window.root.destroy = destroy
+    path, = tmp_path.glob("*.gif")
+    assert destroyed and Image.open(path).n_frames == 1
+
+
 def test_r_records_a_gif(window, press, tmp_path: Path) -> None:
     window.receive(picture(1))
     press("r")
