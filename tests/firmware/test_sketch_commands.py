@@ -18,7 +18,7 @@ from sketch_tools import SKETCH, constants_of, set_arrays, set_constants
 OK, DAMAGED, BAD_COMMAND, WRONG_VERSION, CAMERA_SILENT, SELF_TEST = 0, 1, 2, 3, 5, 11
 FRAME_BYTES = 38_400
 SIDE = 20  # of the small board's frames, in pixels
-MESSAGES = 20_000
+MESSAGES = 100_000
 
 
 @pytest.fixture(scope="module")
