@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO, Any, Callable
 
 import serial
-from link import InputError, LinkError, open_port
+from link import InputError, LinkError, Unplugged, open_port
 
 PAGE = Path(__file__).resolve().parents[2] / "build" / "page"
 BINARY, CLOSE, PING, PONG = 2, 8, 9, 10  # kinds of frames
-PORT_GONE = 4000  # the first code that a program may choose
+PORT_GONE, PORT_REFUSED = 4000, 4001  # of the codes that a program may choose; link.js knows the second
 LONGEST = 1 << 20  # bytes of a message
 SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of RFC 6455
 
@@ -102,7 +102,7 @@ class _Socket:
         try:
             port = open_port(find(), write_timeout=5)
         except LinkError as error:
-            self._close(str(error))
+            self._close(str(error), PORT_GONE if isinstance(error, Unplugged) else PORT_REFUSED)
             return
         done = threading.Event()
         reader = threading.Thread(target=self._from_port, args=(port, done), daemon=True)
@@ -166,8 +166,8 @@ class _Socket:
             self._closed = kind == CLOSE
             self._outgoing.write(bytes([128 | kind]) + length + data)
 
-    def _close(self, reason: str) -> None:
+    def _close(self, reason: str, status: int = PORT_GONE) -> None:
         try:
-            self._send(CLOSE, struct.pack(">H", PORT_GONE) + reason.encode()[:120])
+            self._send(CLOSE, struct.pack(">H", status) + reason.encode()[:120])
         except OSError:
             pass  # the page is gone too

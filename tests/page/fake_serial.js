@@ -4,6 +4,7 @@
 
 class Port {
   connected = true;
+  taken = false; // by another program
   readable = null;
   writable = null;
 
@@ -14,7 +15,7 @@ class Port {
   async open({baudRate}) {
     if (!(baudRate > 0)) throw new TypeError("baudRate");
     if (this.socket) throw new DOMException("The port is already open.", "InvalidStateError");
-    if (!this.connected) throw new DOMException("Failed to open serial port.", "NetworkError");
+    if (!this.connected || this.taken) throw new DOMException("Failed to open serial port.", "NetworkError");
     window.opened.push(this.getInfo().usbProductId);
     const socket = this.socket = new WebSocket(`ws://${location.host}/board`);
     socket.binaryType = "arraybuffer";

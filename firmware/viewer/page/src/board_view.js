@@ -1,12 +1,13 @@
 // The board: its dark and bright frames as they arrive, its self-test, its brightness, its camera.
 
 import {show, shownAsPng} from "./compare.js";
-import {Link, openSerial, openSocket} from "./link.js";
+import {Link, Refused, openSerial, openSocket} from "./link.js";
 import {complain, download, say, sayRate, settle} from "./say.js";
 
 const BOARDS = [0x005a, 0x015a, 0x025a, 0x805a].map((usbProductId) => ({usbVendorId: 0x2341, usbProductId}));
 const RETRY = 500; // milliseconds between attempts to find a board that is gone
-const KIND = "board"; // of complaints that a new connection settles
+const KIND = "board", SILENCE = "silence"; // of complaints: a new connection settles the one, the next picture the other
+const QUIET = 5; // seconds without a picture; the slowest frame takes less than three
 const CAMERA = 1, TEST_PICTURE = 2;
 const element = (id) => document.getElementById(id);
 const button = element("board"), testPicture = element("test-picture"), selfTest = element("self-test");
@@ -24,7 +25,7 @@ function isBoard(port) {
 
 /** Set the board up; `opened` is called whenever it is connected. */
 export function board({exposure, opened}) {
-  let link = null, halted = false, since = null; // since: when the last frame came
+  let link = null, halted = false, since = null, quiet = 0; // since: when the last frame came; quiet: a timer
   let closing = null; // the port that the visitor has disconnected, until it can be opened again
   let wanted = null; // what stands for the connection that the visitor asked for last
 
@@ -67,7 +68,8 @@ export function board({exposure, opened}) {
       } catch (error) {
         if (wanted === mine) {
           sayRate();
-          if (!own || own.gone) say(`The board is away (${error.message}): waiting for it to come back …`);
+          if (error instanceof Refused) complain(error.message, KIND);
+          else if (!own || own.gone) say(`The board is away (${error.message}): waiting for it to come back …`);
           else if (!halted) complain(error.message, KIND);
         }
       }
@@ -98,9 +100,22 @@ export function board({exposure, opened}) {
     await own.expose(exposure());
     await own.camera(settings()); // until it is reset it keeps those of another page
     await own.stream(source());
+    listen();
+  }
+
+  /** Say it if no picture comes for some seconds. */
+  function listen() {
+    clearTimeout(quiet);
+    quiet = setTimeout(() => {
+      if (!link || link.gone || halted || element("fault").textContent) return; // the board may have said why
+      sayRate();
+      complain(`The board has sent no picture for ${QUIET} seconds: is its camera wired, and its sketch running?`, SILENCE);
+    }, 1000 * QUIET);
   }
 
   function frame(dark, bright) {
+    settle(SILENCE);
+    listen();
     const now = performance.now(), rate = since && 1000 / (now - since);
     since = now;
     show({before: dark.picture, after: bright.picture});
@@ -115,6 +130,7 @@ export function board({exposure, opened}) {
 
   function stop() {
     sayRate();
+    clearTimeout(quiet);
     wanted = null;
     closing = link?.close() ?? closing;
     link = null;

@@ -3,13 +3,23 @@
 import {DAMAGED, Decoder, TYPE, VERSION, cameraPayload, encode, frameOf, halts, wordsOf} from "./protocol.js";
 
 const PATIENCE = 15_000; // milliseconds that the board may be silent
+const PORT_REFUSED = 4001; // a status of page_server.py
 const ATTEMPTS = 3; // at a command that arrives damaged
 
 class Damaged extends Error {}
 
-/** Open a port of WebSerial as {bytes: an async iterator, write, close}. */
+/** The port is there, but does not open. */
+export class Refused extends Error {}
+
+/** Open a port of WebSerial as {bytes: an async iterator, write, close}. @throws {Refused} */
 export async function openSerial(port) {
-  await port.open({baudRate: 115200});
+  try {
+    await port.open({baudRate: 115200});
+  } catch (error) {
+    if (error.name !== "NetworkError" || port.connected === false) throw error;
+    throw new Refused("The board's port does not open: close other programs that use it; on Linux, join the group of serial "
+      + "ports, often dialout.");
+  }
   const reader = port.readable.getReader(), writer = port.writable.getWriter();
   return {
     async* bytes() {
@@ -38,8 +48,8 @@ export function openSocket(url) {
     arrived.push(new Uint8Array(data));
     wake();
   };
-  socket.onclose = ({reason}) => {
-    closed = reason || "the connection has ended";
+  socket.onclose = ({code, reason}) => {
+    closed = new (code === PORT_REFUSED ? Refused : Error)(reason || "the connection has ended");
     wake();
   };
   return new Promise((resolve) => {
@@ -47,7 +57,7 @@ export function openSocket(url) {
       async* bytes() {
         for (;;) {
           if (arrived.length) yield arrived.shift();
-          else if (closed) throw new Error(closed);
+          else if (closed) throw closed;
           else await new Promise((woken) => { wake = woken; });
         }
       },

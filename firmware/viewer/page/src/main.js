@@ -18,9 +18,9 @@ sources.photograph = photographs({exposure, opened: () => use("photograph")});
 sources.webcam = webcam({exposure, opened: () => use("webcam")});
 sources.board = board({exposure, opened: () => use("board")});
 
-/** Show a source; the one before it stops. */
+/** Show a source; all others stop, a board that has not come yet among them. */
 function use(name) {
-  if (source !== name) sources[source]?.stop?.();
+  for (const other of Object.keys(sources)) if (other !== name) sources[other].stop();
   source = name;
   element("self-test-words").textContent = "";
   for (const id of ["save", "save-png", "exposure"]) element(id).disabled = !name;
