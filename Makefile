@@ -26,17 +26,15 @@ lint: .venv/installed
 	$(BIN)/isort --check .
 	$(BIN)/mypy
 
-page: build/page/index.html
+page: build/page/index.html .venv/installed
 	$(BIN)/python firmware/viewer --page
 
 WEIGHTS = mirnet_torch/weights/mcu
 PAGE = firmware/viewer/page
-build/page/index.html: build/mcu/report.json $(WEIGHTS)_int8.tflite $(PAGE)/build.mjs $(wildcard $(PAGE)/src/* $(PAGE)/static/*) \
+MODELS = $(WEIGHTS)_float32.tflite $(WEIGHTS)_int8.tflite
+build/page/index.html: $(MODELS) $(PAGE)/build.mjs $(wildcard $(PAGE)/src/* $(PAGE)/static/*) \
 		$(PAGE)/node_modules/.package-lock.json
-	node $(PAGE)/build.mjs build/mcu/mcu_float32.tflite $(WEIGHTS)_int8.tflite build/page
-
-build/mcu/report.json: $(WEIGHTS).safetensors .venv/installed
-	$(BIN)/python conversion/to_tflite.py --checkpoint mcu --out build/mcu --force
+	node $(PAGE)/build.mjs $(MODELS) build/page
 
 $(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
 	cd $(PAGE) && npm ci --no-audit --no-fund

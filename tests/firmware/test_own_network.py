@@ -21,6 +21,7 @@ from conversion.bridge.c_array import read_c_array, write_golden_vectors, write_
 from conversion.bridge.chain import golden_vectors
 from conversion.bridge.cost import cost
 from conversion.bridge.graph import read_graph
+from conversion.bridge.runtimes import open_stage
 from conversion.frames import paired_frames
 from conversion.judge import open_board
 from conversion.mirnet import sketch as contract
@@ -85,8 +86,8 @@ def test_the_shipped_sketch_holds_the_model_that_ships(sketch, tmp_path) -> None
         assert (sketch / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
-def test_the_model_that_ships_is_what_the_bridge_writes_today(capsys, tmp_path) -> None:
-    """All codes are equal, and scales to 1e-5: their last bits follow from the processor that calibrates."""
+def test_the_models_that_ship_are_what_the_bridge_writes_today(capsys, tmp_path) -> None:
+    """All codes of int8 are equal, and scales to 1e-5: their last bits follow from the processor that calibrates."""
     assert run(capsys, to_tflite.main, "--checkpoint", "mcu", "--out", tmp_path / "out").status == 0
     shipped, today = (read_graph(path) for path in (SHIPPED, tmp_path / "out" / "mcu_int8.tflite"))
     assert [operator.name for operator in shipped.operators] == [operator.name for operator in today.operators]
@@ -97,6 +98,9 @@ def test_the_model_that_ships_is_what_the_bridge_writes_today(capsys, tmp_path) 
     files = [np.frombuffer(path.read_bytes(), np.uint8) for path in (SHIPPED, tmp_path / "out" / "mcu_int8.tflite")]
     assert len(files[0]) == len(files[1]) and np.count_nonzero(files[0] != files[1]) < 4 * sum(
         len(tensor.scales) for tensor in shipped.tensors)
+    core = np.random.default_rng(0).random((1, 24, 32, 75), np.float32)
+    floats = [open_stage(folder / "mcu_float32.tflite").run(core) for folder in (WEIGHTS, tmp_path / "out")]
+    np.testing.assert_allclose(*floats, rtol=0, atol=1e-4)
 
 
 def test_a_model_that_is_refused_leaves_the_sketch_alone(capsys, checkpoint, sketch, tmp_path) -> None:

@@ -1,12 +1,9 @@
 """The page in a real Chromium: built once, served on localhost, and watched for errors and requests to other places."""
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any, Iterator
@@ -34,24 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (PAGE / "node_modules" / "esbuild").is_dir():
         missing(f"the page's packages are not installed: run npm ci in {PAGE.relative_to(ROOT)}")
     made = tmp_path_factory.mktemp("page") / "page"
-    subprocess.run([str(node), PAGE / "build.mjs", _float_model(tmp_path_factory), WEIGHTS / "mcu_int8.tflite", made],
-                   check=True)
+    models = [WEIGHTS / f"mcu_{kind}.tflite" for kind in ("float32", "int8")]
+    subprocess.run([str(node), PAGE / "build.mjs", *models, made], check=True)
     return made
-
-
-def _float_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The float model of the weights that ship: that of `make page` if it has run, else converted now."""
-    made = ROOT / "build" / "mcu"
-    try:
-        subject = json.loads((made / "report.json").read_text())["subject"]
-        if subject["checkpoint_sha256"] == hashlib.sha256((WEIGHTS / "mcu.safetensors").read_bytes()).hexdigest():
-            return made / "mcu_float32.tflite"
-    except (OSError, ValueError, KeyError):
-        pass
-    made = tmp_path_factory.mktemp("models") / "mcu"
-    subprocess.run([sys.executable, "conversion/to_tflite.py", "--checkpoint", "mcu", "--out", made], cwd=ROOT,
-                   check=True, capture_output=True)
-    return made / "mcu_float32.tflite"
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,9 @@ const here = path.dirname(fileURLToPath(import.meta.url));
 const litert = path.join(here, "node_modules/@litertjs/core/wasm");
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
+const models = {};
+for (const [kind, source] of Object.entries({float32, int8})) models[kind] = await readFile(source);
+
 await rm(out, {recursive: true, force: true});
 await mkdir(path.join(out, "litert"), {recursive: true});
 for (const name of ["litert_wasm_compat_internal.js", "litert_wasm_compat_internal.wasm"]) {
@@ -25,8 +28,8 @@ for (const name of await readdir(path.join(here, "static"))) {
   await cp(path.join(here, "static", name), path.join(out, name));
 }
 const listed = {};
-for (const [kind, source] of Object.entries({float32, int8})) {
-  const file = `${kind}.tflite`, bytes = await readFile(source);
+for (const [kind, bytes] of Object.entries(models)) {
+  const file = `${kind}.tflite`;
   await writeFile(path.join(out, file), bytes);
   listed[kind] = {file, sha256: sha256(bytes)};
 }
