@@ -1,4 +1,4 @@
-"""One conversion of each preset for the whole suite, and the parity table at the end of the run."""
+"""One conversion of each preset for the whole suite."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import filled
+from parity_table import TABLE
 
 from conversion.bridge.chain import TOLERANCES, Artefacts, Link, Row, Tolerance, compare_stages, stages
 from conversion.bridge.runtimes import Stage
@@ -17,7 +18,6 @@ from mirnet_torch.presets import create_model
 
 SIZES = {"mcu": (160, 120), "paper": (32, 32)}  # (width, height)
 TARGETS = {"mcu": "arduino-tflm", "paper": "litert"}
-TABLE: list[tuple[str, str, str, str]] = []  # network, link, figures of today, tolerance
 
 
 @dataclass
@@ -39,12 +39,6 @@ class Chain:
         row = self.rows[name]
         limit = tolerance or TOLERANCES.get(name)
         TABLE.append((self.name, f"{row.before} -> {name}", figures, note or str(limit)))
-
-
-@pytest.fixture
-def parity_table() -> list[tuple[str, str, str, str]]:
-    """The rows that the end of the run prints."""
-    return TABLE
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +79,3 @@ def _convert(name: str, folder: Path) -> Chain:
 
 def _real(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32) / 255
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    if TABLE:
-        terminalreporter.section("parity today")
-        widths = [max(len(row[i]) for row in TABLE) for i in range(4)]
-        for row in TABLE:
-            terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
