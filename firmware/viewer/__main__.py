@@ -180,6 +180,7 @@ def _emulated(options: argparse.Namespace) -> Iterator[Callable[[], str]]:
     except ElfError as error:
         raise InputError(str(error)) from error
     with contextlib.closing(board):
+        print(f"viewer: starting {options.emulate.name} on the emulated board, some 10 seconds", file=sys.stderr)
         board.wait()
         yield lambda: board.port
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -80,8 +81,9 @@ def visit(tab: Visit) -> Iterator[Visit]:
 def board() -> Iterator[Simulator]:
     """The sketch on this computer; its camera shows a dark cup that moves."""
     if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    pytest.importorskip("tflite_micro")
+        missing("g++ is not installed")
+    if find_spec("tflite_micro") is None:
+        missing("tflite-micro is not installed")
     dark = np.asarray(Image.fromarray(data.coffee() // 6).resize((160, 120)))
     shifts = iter(range(0, 10 ** 9, 2))
     simulator = Simulator(lambda: np.roll(dark, -next(shifts), axis=1), fast=False)

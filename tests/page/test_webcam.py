@@ -1,6 +1,7 @@
 """The webcam on the page: live, as `enhance` does it with a smaller copy."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def test_live(chromium: Any, site: str, tmp_path: Path, monkeypatch: pytest.Monk
             line = visit.expect("Webcam 640×480: .* frames a second")
             rates.append(float(line.split(": ")[1].split()[0]))
         print(*rates)
-        assert 5 < sum(rates) / len(rates) < 31, "the film has 30 pictures a second"
+        least = 15 if os.getloadavg()[0] < 2 else 5  # 15 on two cores that are free
+        assert least < sum(rates) / len(rates) < 31, "the film has 30 pictures a second"
         visit.page.click("#webcam")
         visit.expect("has stopped")
         visit.page.wait_for_timeout(300)
